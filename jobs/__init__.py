@@ -1,0 +1,1 @@
+"""What a person types: the ``rayfall`` command and the experiments it runs (``jobs/experiments``)."""

@@ -1,0 +1,137 @@
+"""What the commands do with their arguments: load the experiment, make one call, tell what came out.
+
+Imports stand inside the functions: reading an experiment and refusing it needs no torch, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from jobs.endings import FAILED, Ending, ending
+from jobs.printing import plan_figures, print_figures, print_plan
+from jobs.progress import display
+from pipeline.errors import UserError
+from pipeline.experiment import load_experiment
+
+if TYPE_CHECKING:
+    from pipeline.events import Events
+    from pipeline.experiment_spec import Experiment
+    from pipeline.manifest import Manifest
+
+Call = Callable[["Experiment", "Events"], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command is to answer."""
+
+    as_json: bool = False
+    debug: bool = False
+    dry_run: bool = False
+
+
+def work(command: str, file: Path, settings: Sequence[str] | None, manner: Manner, call: Call) -> None:
+    """Load the experiment and make ``call(experiment, events)``, or print its plan; tell the figures."""
+    with ending(command, as_json=manner.as_json, debug=manner.debug) as end:
+        experiment = load_experiment(file, settings or ())
+        if manner.dry_run:
+            from pipeline import workflow
+
+            nodes = workflow.plan(experiment)
+            end.figures = plan_figures(experiment, nodes)
+            if not manner.as_json:
+                print_plan(Console(), experiment, nodes)
+            return
+        end.store = experiment.store
+        with display(end.console) as events:
+            end.figures = call(experiment, events)
+        if not manner.as_json:
+            print_figures(Console(), end.figures)
+
+
+def towards(goal: str, only: Sequence[str] = ()) -> Call:
+    """The call that computes what is missing up to ``goal``; ``only`` names the stages to train."""
+
+    def call(experiment: Experiment, events: Events) -> Mapping[str, Any]:
+        for name in only:
+            require_stage(experiment, name, "--only")
+        from pipeline import workflow
+
+        return workflow.run(experiment, goal, events=events, only=tuple(only))
+
+    return call
+
+
+def require_stage(experiment: Experiment, name: str, option: str) -> None:
+    """Raise UserError when the experiment has no stage ``name``."""
+    if name not in experiment.names:
+        raise UserError(f"{option} {name}: the experiment's stages are {', '.join(experiment.names)}")
+
+
+def make_data(source: Path, dest: Path, size: int, val_fraction: float, shard_size: int, manner: Manner) -> None:
+    """Ingest, and tell what came in and what was left out."""
+    with ending("ingest", as_json=manner.as_json, debug=manner.debug) as end:
+        from pipeline.ingest import ingest
+
+        with display(end.console) as events:
+            events.started("ingest")
+            manifest = ingest(
+                source,
+                dest,
+                size=size,
+                val_fraction=val_fraction,
+                shard_size=shard_size,
+                progress=lambda done, total: events.progress("ingest", done, total),
+            )
+        left_out = [f"{item.name}: {item.reason}" for item in manifest.undecodable]
+        end.figures = {
+            "dest": str(dest),
+            "examples": {name: split.examples for name, split in manifest.splits.items()},
+            "classes": len(manifest.classes),
+            "image_size": manifest.image_size,
+            "left_out": left_out,
+            "digest": manifest.digest,
+        }
+        if not manner.as_json:
+            _tell_data(dest, manifest, left_out)
+
+
+def _tell_data(dest: Path, manifest: Manifest, left_out: Sequence[str]) -> None:
+    counts = " and ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
+    print(f"{dest}: {counts} examples of {len(manifest.classes)} classes, {manifest.image_size} px")
+    if left_out:
+        shown = left_out[:10]
+        more = f"\n  and {len(left_out) - 10} more, all named in {dest / 'manifest.json'}" if left_out[10:] else ""
+        print(f"left out: {len(left_out)}\n  " + "\n  ".join(shown) + more)
+
+
+def show_runs(file: Path, settings: Sequence[str] | None, port: int, manner: Manner) -> None:
+    """Serve MLflow's page until Ctrl-C, which is how one leaves it and no failure."""
+    with ending("ui", as_json=False, debug=manner.debug) as end:
+        experiment = load_experiment(file, settings or ())
+        from pipeline import tracking, workflow
+
+        uri = workflow.tracking_uri(experiment)
+        command = tracking.ui_command(uri, port)
+        end.say(f"http://127.0.0.1:{port} shows {uri}; Ctrl-C ends it", "green")
+        serve(command, end)
+
+
+def serve(command: Sequence[str], end: Ending) -> None:
+    """Run a server in the foreground; exit 1 when it ends by itself with an error."""
+    with subprocess.Popen(command) as server:
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            server.wait()
+            return
+    if code:
+        end.say(f"the server ended with exit code {code}; what it printed stands above", "red")
+        raise typer.Exit(FAILED)

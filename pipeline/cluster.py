@@ -1,0 +1,45 @@
+"""Starting or joining Ray, the way Rayfall needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ENVIRONMENT = {
+    # A local cluster is this user's own; every process must agree on the mode, so it is said, not guessed.
+    "RAY_AUTH_MODE": "disabled",
+    # The controller of a training run looks for results this often (seconds); the default adds seconds to each run.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Paths in settings are absolute already; a worker that changes folder only surprises.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_usage_stats_enabled": "0",
+}
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Join the cluster at ``address``, or start one here and end it afterwards. A running connection is used as it is.
+
+    The dashboard is always on: without it Ray Train cannot clean up after a stopped run, and later runs hang.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(include_dashboard=True, **options)
+    else:
+        ray.init(address=address, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()

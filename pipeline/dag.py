@@ -1,0 +1,162 @@
+"""The experiment as a graph of nodes that remembers what is done.
+
+A node's *digest* covers what changes its result: its function and hand-raised version, its settings and the
+digests of its inputs; never where or on how many workers it runs. A result is stored under that digest, and exists
+when its entry is committed (``pipeline.commits``). Running a graph computes only what is missing.
+
+A node's function is a plain function ``fn(task) -> summary``; ``pipeline.execution`` calls it here or on Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.commits import CommitLog, Entry
+from pipeline.experiment import digest_of
+from pipeline.storage import LocalStorage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing to compute. ``config`` and the digests of ``inputs`` make its identity; ``context`` does not."""
+
+    name: str
+    function: str  # "pipeline.evaluation:score"
+    version: int  # raised by hand when the function's result changes for the same settings
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    cpus: float = 1.0
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of everything that changes the result."""
+        return digest_of(
+            {
+                "function": self.function,
+                "version": self.version,
+                "config": self.config,
+                "inputs": {role: node.digest for role, node in self.inputs.items()},
+            }
+        )
+
+    @property
+    def key(self) -> str:
+        """Where the result lies in the storage."""
+        return f"results/{self.name.replace('/', '-')}-{self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Says how far a node is, through a small file: the driver polls it, whichever process does the work."""
+
+    path: Path | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.path is not None:
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps([done, total]))
+            temporary.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a node's function is given."""
+
+    node: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Path]  # folder of each input's result
+    out: Path  # an empty folder for the result's files
+    context: Mapping[str, Any]
+    storage: LocalStorage
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stored result: its folder, the function's summary and how long it took to compute."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    seconds: float
+    reused: bool
+
+
+class NodeFailed(RuntimeError):  # noqa: N818 - it states what happened
+    """A node's function raised; the message names the node and the error, ``trace`` holds the traceback."""
+
+    def __init__(self, node: str, error: str, trace: str) -> None:
+        super().__init__(f"{node} failed: {error}")
+        self.node, self.error, self.trace = node, error, trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NodeFailed, (self.node, self.error, self.trace)
+
+
+def ancestry(targets: Iterable[Node]) -> list[Node]:
+    """``targets`` and all they need, each once (by digest), inputs before those that use them."""
+    order: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if node.digest not in order:
+            for parent in node.inputs.values():
+                visit(parent)
+            order[node.digest] = node
+
+    for target in targets:
+        visit(target)
+    return list(order.values())
+
+
+def source_of(function: str) -> str:
+    """sha256 of the source of the module that holds ``function``: to notice a change of code without a new version."""
+    module = importlib.util.find_spec(function.split(":")[0])
+    assert module is not None, f"no module for {function}"
+    assert module.origin is not None, f"no source for {function}"
+    return hashlib.sha256(Path(module.origin).read_bytes()).hexdigest()
+
+
+def stored(node: Node, storage: LocalStorage) -> Result | None:
+    """The stored result of ``node``, or None. Warns when the code changed under an unchanged version."""
+    entry = committed(node, storage)
+    if entry is None:
+        return None
+    if entry.info.get("source") != source_of(node.function):
+        log.warning(
+            "%s: reusing a result although %s changed since; if its numbers change too, raise the version of the node",
+            node.name,
+            node.function.split(":")[0],
+        )
+    return Result(storage.path(f"{node.key}/{entry.folder}"), entry.info["summary"], entry.info["seconds"], reused=True)
+
+
+def committed(node: Node, storage: LocalStorage) -> Entry | None:
+    found = CommitLog(storage, node.key, owner="reader", clock=time.time).latest_whole()
+    return found[0] if found else None
+
+
+def missing(targets: Sequence[Node], storage: LocalStorage) -> list[Node]:
+    """What must be computed for ``targets``: inputs of a stored result are not visited."""
+    order: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if node.digest not in order and committed(node, storage) is None:
+            for parent in node.inputs.values():
+                visit(parent)
+            order[node.digest] = node
+
+    for target in targets:
+        visit(target)
+    return list(order.values())

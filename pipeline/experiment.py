@@ -1,0 +1,145 @@
+"""One YAML file, one validated experiment.
+
+``load_experiment`` reads the file, applies ``--set`` overrides, checks every value and the stages against each
+other, and gives a frozen ``Experiment`` (see ``experiment_spec``). A mistake is a ``UserError`` of one sentence
+with file, line and path. Nothing here imports torch, Ray or MLflow, so a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import UserError
+from pipeline.experiment_spec import Distribution, Experiment, Uniform, Values, first_message
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of ``value``: sorted keys, no spaces, floats as Python prints them."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override (``a.b=c``, c as YAML) and validate. Raises UserError naming file, line and path."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"there is no experiment file {path}; experiments that ship with Rayfall are in jobs/experiments"
+        )
+    try:
+        document = YAML(typ="rt").load(path.read_text())
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: an experiment is a mapping of settings, such as `name: demo`")
+    data = _plain(document)
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        experiment = Experiment.model_validate(data)
+        _check_search(experiment, data)
+    except ValidationError as error:
+        raise UserError(_sentence(path, document, error)) from error
+    return experiment
+
+
+def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
+    """A copy with dotted ``settings`` applied and everything validated again (ValidationError when impossible)."""
+    data = experiment.model_dump(mode="json")
+    for path, value in settings.items():
+        _set(data, path, value)
+    return Experiment.model_validate(data)
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b.c=value`` to nested ``data`` in place; the value is read as YAML 1.2."""
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise UserError(
+            f"--set {override}: give it as path=value, for example seed=1 or stages.base.training.steps=100"
+        )
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {error.problem}") from error
+    _set(data, path.strip(), value)
+
+
+def _set(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = data
+    for number, key in enumerate(parents):
+        if not isinstance(node, dict):
+            raise UserError(f"{path}: {'.'.join(parents[:number])} is a single value and has no {key!r}")
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+    if not isinstance(node, dict):
+        raise UserError(f"{path}: {'.'.join(parents)} is a single value and has no {last!r}")
+    node[last] = value
+
+
+def _check_search(experiment: Experiment, data: dict[str, Any]) -> None:
+    """Refuse a search that contains an impossible trial, before anything takes a GPU."""
+    if experiment.search is None:
+        return
+    for path, distribution in experiment.search.space.items():
+        parts = path.split(".")
+        if experiment.search.mode == "stagewise" and (parts[0] != "stages" or parts[1:2][0] not in experiment.stages):
+            raise UserError(
+                f"search.space {path}: a stagewise search takes paths that begin with stages.<name>; "
+                f"stages are {', '.join(experiment.names)}"
+            )
+        for value in _corners(distribution):
+            try:
+                with_settings(experiment, {path: value})
+            except ValidationError as error:
+                raise UserError(f"search.space {path} = {value}: {first_message(error)}") from error
+
+
+def _corners(distribution: Distribution) -> Iterator[Any]:
+    if isinstance(distribution, Values):
+        yield from distribution.values
+    else:
+        yield from distribution.uniform if isinstance(distribution, Uniform) else distribution.loguniform
+
+
+def _plain(node: Any) -> Any:
+    """Round-trip YAML containers and scalars as plain Python, so that nothing of the file travels further."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _sentence(path: Path, document: Any, error: ValidationError) -> str:
+    """One sentence for the first mistake: file, line, dotted path, what is wrong."""
+    first = error.errors()[0]
+    node, line, trail = document, None, []
+    for key in first["loc"]:
+        if isinstance(node, dict) and key in node:
+            line = node.lc.key(key)[0] + 1  # type: ignore[attr-defined]
+            node = node[key]
+            trail.append(str(key))
+        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
+            node = node[key]
+            trail.append(str(key))
+        elif first["type"] == "missing" and key == first["loc"][-1]:
+            trail.append(str(key))
+    where = f"{path}:{line}" if line else str(path)
+    text = "this setting is missing" if first["type"] == "missing" else first_message(error)
+    given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
+    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {'.'.join(trail) + ': ' if trail else ''}{text}{given}{others}"

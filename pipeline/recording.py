@@ -1,0 +1,164 @@
+"""What of an experiment goes to MLflow: one parent run, children per stage, per search trial and per evaluation.
+
+Everything is found again by its key, so repeating a command adds nothing twice; and everything is recorded from the
+stored results, so a run that reuses all of them still shows all of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Tracking
+from pipeline.tracking import Tracker, absolute_uri
+
+if TYPE_CHECKING:
+    from pipeline.report import Report
+    from pipeline.workflow import Outcome
+
+
+def git_revision() -> str:
+    """Revision of this source tree, with "+changes" when it differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def open_runs(experiment: Experiment, uri: str, identity: str) -> tuple[str, Tracking]:
+    """The parent run of this experiment (found by ``identity``) and a child per stage."""
+    tracker = Tracker(uri)
+    opened = tracker.open_experiment(experiment.name)
+    parent = tracker.run(
+        opened,
+        name=experiment.name,
+        kind="experiment",
+        key=f"experiment {identity}",
+        params=_parameters(experiment),
+        tags={"rayfall.git": git_revision(), "mlflow.note.content": experiment.description},
+    )
+    tracker.log_dict(parent, experiment.model_dump(mode="json"), "experiment.json")
+    runs = {}
+    for name, stage in experiment.stages.items():
+        training = {f"training.{key}": value for key, value in stage.training.model_dump(mode="json").items()}
+        runs[name] = tracker.run(
+            opened,
+            name=f"train/{name}",
+            kind="stage",
+            key=f"train {name} {identity}",
+            parent=parent,
+            params={"size": stage.size, "seed": experiment.seed, **training},
+        )
+    return parent, Tracking(absolute_uri(uri), runs)
+
+
+def _parameters(experiment: Experiment) -> dict[str, Any]:
+    """Few and flat, so that MLflow's compare view is of use at once."""
+    found: dict[str, Any] = {"seed": experiment.seed, "evaluation.samples": experiment.evaluation.samples}
+    for name, stage in experiment.stages.items():
+        found |= {f"{name}.size": stage.size, f"{name}.steps": stage.training.steps}
+    return found
+
+
+def close_runs(tracking: Tracking, parent: str, status: str) -> None:
+    """End the parent and the stages' runs as "FAILED" or "FINISHED"."""
+    tracker = Tracker(tracking.uri)
+    for run in [*tracking.runs.values(), parent]:
+        tracker.finish(run, "FAILED" if status == "FAILED" else "FINISHED")
+
+
+def scores_of(outcome: Outcome, name: str) -> dict[str, float]:
+    """The flat metrics of stage ``name``: chained_fid, oracle_accuracy, real_recall, ..., gap_fid."""
+    metrics = {}
+    for kind in ("chained", "oracle", "real"):
+        result = outcome.results.get(f"scores/{kind}/{name}")
+        if result is not None:
+            figures = ("fid", "accuracy", "precision", "recall")
+            metrics |= {f"{kind}_{figure}": float(result.summary[figure]) for figure in figures}
+    if "oracle_fid" in metrics:
+        metrics["gap_fid"] = metrics["chained_fid"] - metrics["oracle_fid"]
+    return metrics
+
+
+def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
+    """Write stages, evaluation, trials, grids and the report under ``parent``, then end the runs."""
+    from pipeline.training import open_buffer, read_history, replay
+
+    tracker = Tracker(tracking.uri)
+    experiment = outcome.experiment
+    opened = tracker.open_experiment(experiment.name)
+    for section in report.stages:
+        name = section.name
+        buffer = open_buffer(tracking.uri, tracking.runs[name])
+        replay(buffer, read_history(outcome.results[f"train/{name}"].folder))
+        buffer.flush()
+        metrics = scores_of(outcome, name)
+        scores = outcome.results[f"scores/chained/{name}"]
+        run = _child(
+            tracker,
+            opened,
+            parent,
+            f"evaluate/{name}",
+            "evaluation",
+            scores.folder.parent.name,
+            {
+                **experiment.stages[name].sampling.model_dump(mode="json"),
+                "samples": experiment.evaluation.samples,
+            },
+        )
+        tracker.log_metrics(run, metrics, 0)
+        _log_grids(tracker, run, section)
+        tracker.finish(run)
+        tracker.log_metrics(parent, {f"{name}.{key}": value for key, value in metrics.items()}, 0)
+    _record_search(tracker, opened, parent, outcome)
+    tracker.log_file(parent, html)
+    close_runs(tracking, parent, "FINISHED")
+
+
+def _child(
+    tracker: Tracker, experiment: str, parent: str, name: str, kind: str, key: str, params: Mapping[str, Any]
+) -> str:
+    return tracker.run(experiment, name=name, kind=kind, key=f"{key} {parent}", parent=parent, params=params)
+
+
+def _log_grids(tracker: Tracker, run: str, section: Any) -> None:
+    import io
+
+    from PIL import Image
+
+    for kind in ("grid", "oracle", "real"):
+        if (png := getattr(section, f"{kind}_png")) is not None:
+            image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            tracker.log_image(run, image, f"grids/{'chained' if kind == 'grid' else kind}.png")
+
+
+def _record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome) -> None:
+    if outcome.search is None:
+        return
+    for number, found in enumerate(outcome.search.summary["rounds"]):
+        for point in found["points"]:
+            name = f"trial/{found['stage']} " + " ".join(str(value) for value in point["settings"].values())
+            params = {"stage": found["stage"], **point["settings"], "chosen": point["settings"] == found["chosen"]}
+            run = _child(tracker, opened, parent, name, "trial", f"trial {number} {point['settings']}", params)
+            if point["error"] is not None:
+                tracker.finish(run, "FAILED")
+                continue
+            figures = ("fid", "accuracy", "precision", "recall")
+            metrics = {f"chained_{figure}": float(point["chained"][figure]) for figure in figures}
+            if point["oracle"] is not None:
+                metrics |= {f"oracle_{figure}": float(point["oracle"][figure]) for figure in figures}
+            tracker.log_metrics(run, metrics | {"seconds": point["seconds"]}, 0)
+            tracker.finish(run)

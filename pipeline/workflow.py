@@ -1,0 +1,256 @@
+"""What the commands do: plan, run, sample, report. Heavy libraries are imported only where they are needed.
+
+``run`` goes through the experiment in the order data, training (all stages at once), search, evaluation with the
+settings the search chose, tracking, report. Each goal is the target of the graph up to that point; what is stored
+already is not computed again, and when nothing is missing Ray is not even started.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.dag import Node, Result, ancestry, missing, stored
+from pipeline.errors import UserError
+from pipeline.events import Events
+from pipeline.experiment import digest_of, with_settings
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes, Tracking
+from pipeline.storage import LocalStorage, open_storage
+
+Goal = Literal["data", "train", "search", "evaluate", "report"]
+GOALS: tuple[Goal, ...] = ("data", "train", "search", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """One node of the graph as a dry run shows it."""
+
+    name: str
+    digest: str
+    inputs: tuple[str, ...]
+    reused: bool
+    seconds: float | None  # what the stored result took
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """Address of the experiment's MLflow store: its own setting, or an SQLite file in the result store."""
+    if experiment.tracking.uri is not None:
+        return experiment.tracking.uri
+    return f"sqlite:///{(experiment.store.expanduser().resolve() / 'mlflow.db')}"
+
+
+def plan(experiment: Experiment) -> list[PlannedNode]:
+    """The graph of the experiment, inputs first, and what of it is stored.
+
+    Evaluation is planned with the settings of the search where its result is stored, else with those of the YAML.
+    """
+    storage = open_storage(experiment.store)
+    planned = []
+    for node in ancestry(_all_targets(experiment, storage)):
+        result = stored(node, storage)
+        inputs = tuple(sorted({parent.name for parent in node.inputs.values()}))
+        seconds = result.seconds if result else None
+        planned.append(PlannedNode(node.name, node.digest, inputs, result is not None, seconds))
+    return planned
+
+
+def _all_targets(experiment: Experiment, storage: LocalStorage) -> list[Node]:
+    targets = []
+    if experiment.search is not None:
+        search = Nodes(experiment).search()
+        targets.append(search)
+        if result := stored(search, storage):
+            experiment = with_settings(experiment, result.summary["chosen"])
+    return targets + Nodes(experiment).evaluation()
+
+
+@dataclass
+class Journal:
+    """Events passed on, and remembered: which nodes were computed in this run, and when it began."""
+
+    events: Events
+    computed: set[str] = field(default_factory=set)
+    started_at: float = field(default_factory=time.time)
+
+    def started(self, node: str) -> None:
+        self.events.started(node)
+
+    def progress(self, node: str, done: int, total: int) -> None:
+        self.events.progress(node, done, total)
+
+    def finished(self, node: str, seconds: float, reused: bool) -> None:
+        if not reused:
+            self.computed.add(node)
+        self.events.finished(node, seconds, reused)
+
+    def message(self, text: str) -> None:
+        self.events.message(text)
+
+
+@dataclass
+class Outcome:
+    """What a run produced: the experiment with the chosen settings, and the stored results by node name."""
+
+    experiment: Experiment
+    results: dict[str, Result]
+    nodes: list[Node]
+    search: Result | None
+
+
+class Session:
+    """One command at work on one experiment."""
+
+    def __init__(self, experiment: Experiment, events: Events) -> None:
+        self.experiment = experiment
+        self.storage = open_storage(experiment.store)
+        self.journal = Journal(events)
+        self.stack = ExitStack()
+        self.tracking: Tracking | None = None
+        self.parent: str | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+        if self.parent is not None and error[0] is not None:
+            from pipeline.recording import close_runs
+
+            assert self.tracking is not None
+            close_runs(self.tracking, self.parent, "FAILED")
+
+    def execute(self, targets: Sequence[Node]) -> dict[str, Result]:
+        """Compute what is missing, on Ray (started on first need)."""
+        from pipeline.execution import execute
+
+        if missing(targets, self.storage):
+            import ray
+
+            from pipeline.cluster import ray_cluster
+
+            if not ray.is_initialized():
+                self.journal.message("starting Ray")
+                self.stack.enter_context(ray_cluster(self.experiment.resources.address))
+        return execute(targets, self.storage, self.journal, use_ray=True)
+
+    def track(self) -> None:
+        """Open the MLflow runs of this experiment: a parent, and one per stage."""
+        from pipeline.recording import open_runs
+
+        identity = digest_of([node.digest for node in _all_targets(self.experiment, self.storage)])
+        self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
+
+    @property
+    def nodes(self) -> Nodes:
+        return Nodes(self.experiment, tracking=self.tracking)
+
+    def train(self, only: Sequence[str]) -> dict[str, Any]:
+        """Train the stages (``only`` some): their jobs run at the same time where the resources allow."""
+        names = only or self.experiment.names
+        if unknown := [name for name in names if name not in self.experiment.stages]:
+            raise UserError(f"there is no stage {unknown[0]!r}; stages are {', '.join(self.experiment.names)}")
+        results = self.execute([self.nodes.train(name) for name in names])
+        return {name.removeprefix("train/"): dict(result.summary) for name, result in results.items()}
+
+    def search(self) -> Result | None:
+        """The result of the search section, None without one."""
+        if self.experiment.search is None:
+            return None
+        return self.execute([self.nodes.search()])["search"]
+
+    def evaluate(self) -> Outcome:
+        """Search if asked for, then score everything with the chosen settings."""
+        found = self.search()
+        chosen = with_settings(self.experiment, found.summary["chosen"]) if found else self.experiment
+        nodes = Nodes(chosen, tracking=self.tracking)
+        targets = nodes.evaluation()
+        self.execute(targets)
+        everything = ancestry(targets + ([self.nodes.search()] if found else []))
+        results = {node.name: result for node in everything if (result := stored(node, self.storage))}
+        return Outcome(chosen, results, everything, found)
+
+
+def run(experiment: Experiment, goal: Goal, *, events: Events, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Bring the experiment to ``goal`` and return its figures as plain JSON values. "report" is everything."""
+    started = time.time()
+    with Session(experiment, events) as session:
+        if goal == "data":
+            return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
+        session.track()
+        if goal == "train":
+            return {"stages": session.train(only), "seconds": time.time() - started}
+        if goal == "search":
+            found = session.search()
+            if found is None:
+                raise UserError(f"experiment {experiment.name} has no search section; add one to search")
+            return {"search": dict(found.summary), "seconds": time.time() - started}
+        outcome = session.evaluate()
+        figures = figures_of(outcome) | {"computed": sorted(session.journal.computed)}
+        if goal == "report":
+            figures |= publish(session, outcome)
+        return figures | {"seconds": time.time() - started}
+
+
+def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
+    """Record everything in MLflow and write the report; returns where both are."""
+    from pipeline.collecting import collect
+    from pipeline.recording import record
+    from pipeline.report import render
+
+    assert session.parent is not None
+    assert session.tracking is not None
+    report = collect(outcome, session.journal.computed, created=time.time(), declared=session.experiment)
+    path = session.storage.path("reports") / f"{session.experiment.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(report), encoding="utf-8")
+    record(outcome, report, session.tracking, session.parent, path)
+    return {"report": str(path), "tracking": session.tracking.uri}
+
+
+def figures_of(outcome: Outcome) -> dict[str, Any]:
+    """The scores by stage: chained, oracle and real, and the gap between the first two FIDs."""
+    stages = {}
+    for name in outcome.experiment.names:
+        scores = {
+            kind: dict(outcome.results[f"scores/{kind}/{name}"].summary)
+            for kind in ("chained", "oracle", "real")
+            if f"scores/{kind}/{name}" in outcome.results
+        }
+        gap = scores["chained"]["fid"] - scores["oracle"]["fid"] if "oracle" in scores else None
+        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level}
+    judges = {
+        role: dict(outcome.results[f"classifier/{role}"].summary)
+        for role in ("features", "judge")
+        if f"classifier/{role}" in outcome.results
+    }
+    chosen = dict(outcome.search.summary["chosen"]) if outcome.search else {}
+    return {"stages": stages, "classifiers": judges, "chosen": chosen}
+
+
+def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
+    """Write the report from what the store holds. Raises UserError when the evaluation is not there."""
+    from pipeline.collecting import collect
+    from pipeline.report import render
+
+    storage = open_storage(experiment.store)
+    targets = _all_targets(experiment, storage)
+    if absent := missing(targets, storage):
+        raise UserError(
+            f"the results of {experiment.name} are not all in {storage.root}: {absent[0].name} and "
+            f"{len(absent) - 1} more are missing; run `rayfall run` first"
+        )
+    everything = ancestry(targets)
+    results = {node.name: result for node in everything if (result := stored(node, storage))}
+    found = results.get("search")
+    chosen = with_settings(experiment, found.summary["chosen"]) if found else experiment
+    outcome = Outcome(chosen, results, everything, found)
+    report = collect(outcome, set(), created=time.time(), declared=experiment)
+    path = path or storage.path("reports") / f"{experiment.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(report), encoding="utf-8")
+    return figures_of(outcome) | {"report": str(path)}

@@ -1,0 +1,132 @@
+"""The chain: stages joined, which happens only when sampling.
+
+Images are made in *canonical blocks* of consecutive indices. The net always sees exactly one whole block (the
+last is padded with the indices that would follow), because a matrix product of another batch size differs in
+the last bits; and all noise is keyed by image index. So the same image comes out on any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stages.guidance import clipped, guided
+from stages.randomness import KeyedDraws
+from stages.samplers import STEP_RULES, sample
+from stages.schedules import logsnr_of_level, sampling_grid
+from stages.specs import StageSamplingSpec
+from stages.stage import LowRes, Stage
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """A stage with the weights to sample from (the EMA, as a rule)."""
+
+    stage: Stage
+    net: nn.Module
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a stage hands upward for one block of images: the finished images and z_s at the levels kept."""
+
+    images: Tensor  # (B, C, H, W) in [-1, 1]
+    kept: dict[float, Tensor]  # level s -> z_s (B, C, H, W)
+
+
+def blocks_of(count: int, block: int) -> Iterator[tuple[Tensor, int]]:
+    """Canonical blocks of ``count`` image indices: (indices (block,), how many of them are asked for)."""
+    for first in range(0, count, block):
+        yield torch.arange(first, first + block), min(block, count - first)
+
+
+def low_res_input(stage: Stage, below: Rung, indices: Tensor, draws: KeyedDraws, *, kind: str, level: float) -> LowRes:
+    """What ``stage`` is conditioned on at augmentation level s: the rung below, as it is, re-noised or cut short."""
+    levels = torch.full((len(indices),), level, device=below.images.device)
+    if kind == "truncated" and level > 0.0:
+        assert stage.low_res_schedule is not None, "only a super-resolution stage has a low-res input"
+        return LowRes(below.kept[level], stage.low_res_schedule(levels))
+    return stage.low_res_for(below.images, levels, draws.normal("low-res noise", 0, indices, below.images.shape[1:]))
+
+
+@torch.inference_mode()
+def sample_stage(
+    trained: TrainedStage,
+    sampling: StageSamplingSpec,
+    indices: Tensor,
+    labels: Tensor,
+    below: Rung | None,
+    *,
+    seed: int,
+    keep: Sequence[float] = (),
+    precision: str = "f32",
+) -> Rung:
+    """One stage's images for one block of image ``indices`` (B,) with ``labels`` (B,).
+
+    ``below`` is the same block from the stage underneath (or real low-res images: the oracle), None for the base
+    stage. ``keep`` are levels s whose z_s the next stage may ask for. ``precision`` "bf16" runs the net in
+    autocast; the sampler's arithmetic stays in float32.
+    """
+    stage, spec = trained.stage, trained.stage.spec
+    draws = KeyedDraws(seed, f"sampling {spec.name}")
+    low_res = None
+    if below is not None:
+        low_res = low_res_input(stage, below, indices, draws, kind=sampling.augmentation, level=sampling.level)
+    denoiser = guided(stage.denoiser(trained.net), sampling.guidance, spec.classes)
+    if sampling.clip:
+        denoiser = clipped(denoiser)
+    shape = (3, spec.size, spec.size)
+
+    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return denoiser(
+                z,
+                logsnr,
+                label=labels,
+                low_res=None if low_res is None else low_res.image,
+                aug_logsnr=None if low_res is None else low_res.aug_logsnr,
+            ).x_hat
+
+    def noise(purpose: str, step: int) -> Tensor:
+        return draws.normal(purpose, step, indices, shape)
+
+    images, kept = sample(
+        denoise,
+        noise("start", 0),
+        sampling_grid(stage.schedule, sampling.steps).to(indices.device),
+        rule=STEP_RULES[sampling.sampler],
+        noise=noise,
+        keep=[logsnr_of_level(stage.schedule, level) for level in keep],
+    )
+    return Rung(images.clamp(-1.0, 1.0), dict(zip(keep, kept, strict=True)))
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """The ordered stages, base first, each with how it is sampled."""
+
+    stages: Sequence[TrainedStage]
+    sampling: Sequence[StageSamplingSpec]
+
+    def sample_block(self, indices: Tensor, labels: Tensor, *, seed: int, precision: str = "f32") -> list[Rung]:
+        """Every rung of the chain for one canonical block, base first."""
+        rungs: list[Rung] = []
+        for number, (trained, sampling) in enumerate(zip(self.stages, self.sampling, strict=True)):
+            above = self.sampling[number + 1] if number + 1 < len(self.sampling) else None
+            keep = [above.level] if above and above.augmentation == "truncated" and above.level > 0 else []
+            rungs.append(
+                sample_stage(
+                    trained,
+                    sampling,
+                    indices,
+                    labels,
+                    rungs[-1] if rungs else None,
+                    seed=seed,
+                    keep=keep,
+                    precision=precision,
+                )
+            )
+        return rungs

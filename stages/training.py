@@ -1,0 +1,87 @@
+"""One training step: the step that production runs is the step that is benchmarked and tested."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stages.randomness import KeyedDraws
+from stages.specs import TrainingSpec, ema_decay, learning_rate_at
+from stages.stage import Net, Stage
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while a stage trains. ``step`` counts finished optimizer steps."""
+
+    net: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+    @classmethod
+    def start(cls, stage: Stage, training: TrainingSpec, seed: int, device: torch.device | str = "cpu") -> TrainState:
+        """State before the first step; a function of the specs and ``seed``."""
+        net = stage.build_net(seed).to(device)
+        ema = copy.deepcopy(net).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(
+            net.parameters(),
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        return cls(net, ema, optimizer)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step measured, still on the device: reading it is the caller's choice of when to wait."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """``average <- decay average + (1 - decay) net`` on every parameter, in place."""
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1.0 - decay)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of a global batch."""
+
+    images: Tensor  # (B, C, H, W) float in [-1, 1]
+    labels: Tensor  # (B,) int64
+    positions: Tensor  # (B,) int64: places in the global batch
+
+
+def train_step(
+    stage: Stage, state: TrainState, batch: Batch, *, model: Net | None = None, training: TrainingSpec, seed: int
+) -> StepReport:
+    """Advance ``state`` by one optimizer step on this rank's slice of the global batch.
+
+    ``model`` is the net as it is called (a DistributedDataParallel wrapper, a compiled net); gradients end up
+    in ``state.net``. Every draw is keyed by (seed, stage, step, position), so the result does not depend on
+    which rank holds which slice.
+    """
+    draws = KeyedDraws(seed, stage.spec.name)
+    model = state.net if model is None else model
+    rate = learning_rate_at(training, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+        losses = stage.loss(model, batch.images, batch.labels, draws, state.step, batch.positions, training.batch_size)
+    loss = losses.mean()
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.net.parameters(), training.clip)
+    state.optimizer.step()
+    update_average(state.ema, state.net, ema_decay(training.ema, state.step))
+    state.step += 1
+    return StepReport(loss.detach(), norm.detach(), rate)
