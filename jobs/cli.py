@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
-from jobs.work import Manner, make_data, require_stage, show_runs, towards, work
+from jobs.serving import show_runs
+from jobs.work import Manner, make_data, require_stage, towards, work
 from pipeline.events import Events
 from pipeline.experiment_spec import Experiment
 
@@ -56,8 +57,12 @@ def describe(
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="A folder with one folder of images per class, or a tar of one.")],
-    dest: Annotated[Path, typer.Argument(help="A new or empty folder for the shards and their manifest.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder with one folder of images per class, or a tar of one.")
+    ],
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A new or empty folder for the shards and their manifest.")
+    ],
     size: Annotated[int, typer.Option(help="Side of the square images in the shards, in px.", min=1)] = 32,
     val_fraction: Annotated[
         float, typer.Option(help="Share of each class held out when SOURCE has no val or test folder.", min=0, max=1)
@@ -184,7 +189,7 @@ def report(
 @app.command()
 def ui(
     experiment: Annotated[
-        Path, typer.Argument(help="The experiment whose runs to show.", show_default="the demo")
+        Path, typer.Argument(metavar="EXPERIMENT", help="The experiment whose runs to show.", show_default="the demo")
     ] = SHIPPED / "demo.yaml",
     settings: Settings = None,
     port: Annotated[int, typer.Option(help="Port of the web page on this machine.", min=1, max=65535)] = 5000,
@@ -194,7 +199,7 @@ def ui(
 
     Experiments with the same store share one page. Example: [cyan]rayfall ui --port 5001[/cyan]
     """
-    show_runs(experiment, settings, port, Manner(debug=debug))
+    show_runs(experiment, settings, port, debug=debug)
 
 
 @app.command()

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-ExperimentFile = Annotated[Path, typer.Argument(help="A YAML file; jobs/experiments holds those that ship.")]
+ExperimentFile = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT", help="A YAML file; jobs/experiments holds those that ship with Rayfall.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.progress import duration
@@ -39,29 +40,60 @@ def print_plan(console: Console, experiment: Experiment, nodes: Sequence[Planned
 
 
 def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
-    """Single values as lines, mappings of mappings as tables, in the order in which they come."""
+    """What a run returned, in the order in which it came: scores and trials as tables, the rest as lines."""
     for name, value in figures.items():
-        if _is_table(value):
-            console.print(_table(name, value))
-        elif isinstance(value, Mapping):
-            console.print(f"[bold]{name}[/bold]: " + ", ".join(f"{key} {_text(item)}" for key, item in value.items()))
-        else:
-            console.print(f"[bold]{name}[/bold]: {_text(value)}", soft_wrap=True)
+        if name == "stages" and all("chained" in row for row in value.values()):
+            print_scores(console, value)
+        elif name == "search":
+            print_search(console, value)
+        elif name == "computed":
+            _line(console, name, f"{len(value)} nodes" if value else "nothing, everything was stored")
+        elif name == "seconds":
+            _line(console, "took", duration(value))
+        elif isinstance(value, Mapping) and value and all(isinstance(row, Mapping) for row in value.values()):
+            _table(console, name, value)
+        elif value not in ({}, [], None):
+            _line(console, name, _text(value))
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(row, Mapping) for row in value.values())
+def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each stage on its cascade's own low-res images (chained), on real ones (oracle), and real images themselves."""
+    rows = {}
+    for stage, scores in stages.items():
+        for kind in ("chained", "oracle", "real"):
+            if kind in scores:
+                found = {key: value for key, value in scores[kind].items() if key != "per_class"}
+                rows[f"{stage} {kind}"] = {**found, **({"gap": scores.get("gap")} if kind == "chained" else {})}
+    _table(console, "images", rows)
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def print_search(console: Console, search: Mapping[str, Any]) -> None:
+    """Every trial of every round, and what was chosen."""
+    for found in search["rounds"]:
+        rows = {}
+        for point in found["points"]:
+            oracle = (point.get("oracle") or {}).get("fid")
+            chained = {key: value for key, value in point.get("chained", {}).items() if key != "per_class"}
+            name = ", ".join(f"{path.split('.')[-1]} {_text(value)}" for path, value in point["settings"].items())
+            rows[name] = {**chained, "oracle fid": oracle, "error": point["error"]}
+        _table(console, f"{found['stage']}, by {found['metric']}", rows)
+    _line(console, "chosen", _text(search["chosen"]))
+
+
+def _line(console: Console, name: str, text: str) -> None:
+    console.print(f"[bold]{name}[/bold]: {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def _table(console: Console, title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """One row per entry; columns that are empty in every row are left out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title, no_wrap=True)
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    columns = dict.fromkeys(key for row in rows.values() for key, value in row.items() if value is not None)
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(_text(row.get(column)) for column in columns))
-    return table
+        table.add_row(escape(name), *(escape(_text(row.get(column))) for column in columns))
+    console.print(table)
 
 
 def _text(value: Any) -> str:

@@ -64,7 +64,8 @@ class Lines:
         left = self.paces.setdefault(node, Pace(now)).left(now, done, total)
         if now - self.spoken.setdefault(node, now) >= self.every:
             self.spoken[node] = now
-            self.message(f"{node}: {done}{f' of {total}' if total else ''}{f', {left}' if left else ''}")
+            amount = f"{done} of {total}" if total else f"{done} so far"
+            self.message(f"{node}: {amount}{f', {left}' if left else ''}")
 
     def finished(self, node: str, seconds: float, reused: bool) -> None:
         self.message(f"{node}: {ending_of(seconds, reused)}")

@@ -5,16 +5,15 @@ Imports stand inside the functions: reading an experiment and refusing it needs 
 
 from __future__ import annotations
 
-import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
-from jobs.endings import FAILED, Ending, ending
+from jobs.endings import ending
 from jobs.printing import plan_figures, print_figures, print_plan
 from jobs.progress import display
 from pipeline.errors import UserError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.events import Events
     from pipeline.experiment_spec import Experiment
     from pipeline.manifest import Manifest
+    from pipeline.workflow import Goal
 
 Call = Callable[["Experiment", "Events"], Mapping[str, Any]]
 
@@ -56,7 +56,7 @@ def work(command: str, file: Path, settings: Sequence[str] | None, manner: Manne
             print_figures(Console(), end.figures)
 
 
-def towards(goal: str, only: Sequence[str] = ()) -> Call:
+def towards(goal: Goal, only: Sequence[str] = ()) -> Call:
     """The call that computes what is missing up to ``goal``; ``only`` names the stages to train."""
 
     def call(experiment: Experiment, events: Events) -> Mapping[str, Any]:
@@ -82,6 +82,7 @@ def make_data(source: Path, dest: Path, size: int, val_fraction: float, shard_si
 
         with display(end.console) as events:
             events.started("ingest")
+            began = time.monotonic()
             manifest = ingest(
                 source,
                 dest,
@@ -90,6 +91,7 @@ def make_data(source: Path, dest: Path, size: int, val_fraction: float, shard_si
                 shard_size=shard_size,
                 progress=lambda done, total: events.progress("ingest", done, total),
             )
+            events.finished("ingest", time.monotonic() - began, False)
         left_out = [f"{item.name}: {item.reason}" for item in manifest.undecodable]
         end.figures = {
             "dest": str(dest),
@@ -110,28 +112,3 @@ def _tell_data(dest: Path, manifest: Manifest, left_out: Sequence[str]) -> None:
         shown = left_out[:10]
         more = f"\n  and {len(left_out) - 10} more, all named in {dest / 'manifest.json'}" if left_out[10:] else ""
         print(f"left out: {len(left_out)}\n  " + "\n  ".join(shown) + more)
-
-
-def show_runs(file: Path, settings: Sequence[str] | None, port: int, manner: Manner) -> None:
-    """Serve MLflow's page until Ctrl-C, which is how one leaves it and no failure."""
-    with ending("ui", as_json=False, debug=manner.debug) as end:
-        experiment = load_experiment(file, settings or ())
-        from pipeline import tracking, workflow
-
-        uri = workflow.tracking_uri(experiment)
-        command = tracking.ui_command(uri, port)
-        end.say(f"http://127.0.0.1:{port} shows {uri}; Ctrl-C ends it", "green")
-        serve(command, end)
-
-
-def serve(command: Sequence[str], end: Ending) -> None:
-    """Run a server in the foreground; exit 1 when it ends by itself with an error."""
-    with subprocess.Popen(command) as server:
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            server.wait()
-            return
-    if code:
-        end.say(f"the server ended with exit code {code}; what it printed stands above", "red")
-        raise typer.Exit(FAILED)

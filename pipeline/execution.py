@@ -11,7 +11,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from pipeline.storage import LocalStorage, open_storage
 def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result:
     """Run one node's function here and commit its result. Its inputs must be stored already."""
     storage = open_storage(root)
+    if (known := stored(node, storage)) is not None:
+        return known
     inputs = {}
     for role, parent in node.inputs.items():
         result = stored(parent, storage)
@@ -32,12 +34,12 @@ def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result
         inputs[role] = result.folder
     owner = f"{os.uname().nodename}:{os.getpid()}"
     commits = CommitLog(storage, node.key, owner=owner, clock=time.time)
+    commits.begin()
     name, out = commits.new_folder("files")
-    module, function = node.function.split(":")
     started = time.time()
     task = Task(node.name, node.config, inputs, out, node.context, storage, Progress(progress_file))
     try:
-        summary = getattr(importlib.import_module(module), function)(task) or {}
+        summary = function_of(node.function)(task) or {}
     except (NodeFailed, UserError):
         raise
     except Exception as error:
@@ -52,6 +54,13 @@ def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result
     result = stored(node, storage)
     assert result is not None
     return Result(result.folder, result.summary, seconds, reused=False)
+
+
+def function_of(name: str) -> Callable[[Task], dict[str, Any] | None]:
+    """The function that a node names as "module:function"."""
+    module, function = name.split(":")
+    found: Callable[[Task], dict[str, Any] | None] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def execute(targets: Sequence[Node], storage: LocalStorage, events: Events, *, use_ray: bool) -> dict[str, Result]:

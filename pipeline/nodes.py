@@ -227,7 +227,7 @@ class Nodes:
         return [self.scores(kind, name) for kind, name in kinds]
 
     def search(self) -> Node:
-        """The search section. Its inputs are what every trial of sampling settings needs, so it comes after training."""
+        """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training."""
         experiment = self.experiment
         assert experiment.search is not None, "an experiment without a search section has no search node"
         config = experiment.model_dump(

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster import ENVIRONMENT
+
 ARCHIVES = ("cifar10.tar.gz", "imagenet-sample.tar.gz")
 # Settings of whoever runs the tests that would change what is tested; RAYFALL_DATA only says where archives are.
 FOREIGN = ("MLFLOW_", "RAYFALL_", "RAY_ADDRESS", "RAY_AUTH_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "WDS_")
 SETTINGS = {
+    **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # torch reads it when it is imported, here and in every process that a test starts
     "MKL_NUM_THREADS": "1",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default throttles reports to one in two seconds
-    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # tests train for seconds
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MPLBACKEND": "agg",
 }

@@ -73,9 +73,7 @@ def test_files_deeper_in_a_class_belong_to_it() -> None:
 
 
 def test_images_outside_class_folders_are_named() -> None:
-    assert arrange(["logo.png", "a/1.png", "b/1.png"], 0.0).outside == [
-        ("logo.png", "outside every class folder")
-    ]
+    assert arrange(["logo.png", "a/1.png", "b/1.png"], 0.0).outside == [("logo.png", "outside every class folder")]
     names = ["w/logo.png", "w/train/a/1.png", "w/train/loose.png", "w/val/a/1.png", "w/extra/a/1.png"]
     assert arrange(names, 0.0).outside == [
         ("w/extra/a/1.png", "outside train/ and val/"),

@@ -93,9 +93,7 @@ def test_small_images_are_upsampled() -> None:
     ids=lambda value: getattr(value, "mode", None),
 )
 @pytest.mark.parametrize("size", [4, 8, 12])
-def test_every_mode_comes_out_as_rgb(
-    image: Image.Image, kind: str, expected: tuple[int, int, int], size: int
-) -> None:
+def test_every_mode_comes_out_as_rgb(image: Image.Image, kind: str, expected: tuple[int, int, int], size: int) -> None:
     pixels = _decode(_encode(image, kind), size).astype(int)
     assert np.abs(pixels - expected).max() <= 1
 
@@ -110,9 +108,7 @@ def test_a_transparent_palette_entry_shows_white() -> None:
 
 
 def test_a_cmyk_jpeg_has_the_right_colours() -> None:
-    pixels = _decode(_encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95), 8).astype(
-        int
-    )
+    pixels = _decode(_encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95), 8).astype(int)
     assert np.abs(pixels - (255, 0, 0)).max() <= 6
 
 

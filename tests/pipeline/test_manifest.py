@@ -28,9 +28,7 @@ def _fields() -> dict[str, Any]:
         "encoding": "png",
         "source": {"kind": "folder", "name": "tree", "lossy": True, "fingerprint": "a" * 64},
         "request": {"val_fraction": 0.1, "shard_size": 5},
-        "splits": {
-            split: {"examples": entry["examples"], "shards": [entry]} for split, entry in shards.items()
-        },
+        "splits": {split: {"examples": entry["examples"], "shards": [entry]} for split, entry in shards.items()},
         "undecodable": [{"name": "x.txt", "reason": "no image"}],
     }
 

@@ -13,10 +13,7 @@ from pipeline.ordering import examples_of_step, permutation_of_epoch, positions_
 def test_every_epoch_of_the_stream_holds_every_example_once(batch_size: int, num_examples: int) -> None:
     steps = -(-3 * num_examples // batch_size)
     stream = np.concatenate(
-        [
-            examples_of_step(5, "base", step, batch_size=batch_size, num_examples=num_examples)
-            for step in range(steps)
-        ]
+        [examples_of_step(5, "base", step, batch_size=batch_size, num_examples=num_examples) for step in range(steps)]
     )
     assert stream.dtype == np.int64
     for epoch in range(3):

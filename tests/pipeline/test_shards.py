@@ -55,9 +55,7 @@ def test_stock_tar_reads_the_shards_and_finds_nothing_of_this_machine(tmp_path: 
         members = archive.getmembers()
         assert archive.pax_headers == {}
         contents = [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
-    assert [member.name for member in members] == [
-        f"0000000{i}.{kind}" for i in (0, 1) for kind in ("png", "cls")
-    ]
+    assert [member.name for member in members] == [f"0000000{i}.{kind}" for i in (0, 1) for kind in ("png", "cls")]
     assert contents == [_png(0), b"0", _png(1), b"1"]
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
 
@@ -106,9 +104,7 @@ def test_an_index_leads_to_the_bytes(tmp_path: Path) -> None:
         assert {array.dtype for array in index} == {np.dtype(np.int64)}
         assert index.labels.tolist() == [0, 1, 2, 0, 1]
         spans = zip(index.offsets.tolist(), index.lengths.tolist(), strict=True)
-        assert [view[start : start + length] for start, length in spans] == [
-            _png(value) for value in range(5)
-        ]
+        assert [view[start : start + length] for start, length in spans] == [_png(value) for value in range(5)]
 
 
 def _foreign(folder: Path, members: list[tuple[str, bytes]], examples: int = 1) -> Shard:
@@ -144,9 +140,7 @@ def _foreign(folder: Path, members: list[tuple[str, bytes]], examples: int = 1) 
         ([], "holds 0 examples instead of the 1"),
     ],
 )
-def test_an_unfit_shard_is_refused_by_name(
-    tmp_path: Path, members: list[tuple[str, bytes]], message: str
-) -> None:
+def test_an_unfit_shard_is_refused_by_name(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
     shard = _foreign(tmp_path, members)
     with (
         map_shard(tmp_path, shard) as view,
@@ -170,9 +164,7 @@ def _link(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"), [(_cut, "cut short"), (_huge, "size of 0.png"), (_link, "is not a member")]
 )
-def test_a_broken_shard_is_refused_by_name(
-    tmp_path: Path, change: Callable[[bytes], bytes], message: str
-) -> None:
+def test_a_broken_shard_is_refused_by_name(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
     shard = _foreign(tmp_path, [("0.png", b"x"), ("0.cls", b"0")])
     path = tmp_path / shard.name
     path.write_bytes(change(path.read_bytes()))

@@ -58,9 +58,7 @@ def test_folder_and_archive_give_the_same_files(tmp_path: Path, mode: str) -> No
     assert sorted(from_folder) == sorted(from_archive)
     assert {file.name for file in from_folder} == set(FILES)
     for file in from_folder:
-        assert (file.data, file.reason) == (
-            (b"", "hidden file") if "hidden" in file.name else (FILES[file.name], "")
-        )
+        assert (file.data, file.reason) == ((b"", "hidden file") if "hidden" in file.name else (FILES[file.name], ""))
 
 
 def test_archives_made_by_other_tools_keep_long_and_odd_names(tmp_path: Path) -> None:
@@ -92,9 +90,7 @@ def test_members_that_are_no_files_are_recorded(tmp_path: Path) -> None:
     members = [_link(f"a/{name}", "/etc/passwd", kind) for name, kind in kinds.items()]
     found = list(read_source(_archive(tmp_path / "links.tar", [("a/1", b"1"), *members, ("a/2", b"2")])))
     assert [(file.name, file.data) for file in found if not file.reason] == [("a/1", b"1"), ("a/2", b"2")]
-    assert {file.name.removeprefix("a/") for file in found if "not a regular file" in file.reason} == set(
-        kinds
-    )
+    assert {file.name.removeprefix("a/") for file in found if "not a regular file" in file.reason} == set(kinds)
 
 
 def test_links_and_pipes_of_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""The commit log: a commit is whole or it is not; a stale owner cannot write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.storage import open_storage
+
+
+def log_of(root: Path, owner: str) -> CommitLog:
+    return CommitLog(open_storage(root), "runs/x", owner=owner, clock=lambda: 12.0)
+
+
+def commit(log: CommitLog, step: int, **info: object) -> Path:
+    name, folder = log.new_folder(f"step-{step}")
+    (folder / "weights").write_bytes(bytes([step]) * 100)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "more").write_text(str(step))
+    log.commit(name, {"step": step, **info})
+    return folder
+
+
+def test_files_without_an_entry_do_not_exist(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "a")
+    _, folder = log.new_folder("step-1")
+    (folder / "weights").write_bytes(b"whole, but never committed")
+    assert log.latest_whole() is None
+    commit(log, 2)
+    found = log.latest_whole()
+    assert found is not None
+    assert found[0].info == {"step": 2}
+    assert sorted(found[0].files) == ["deep/more", "weights"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "altered"])
+@pytest.mark.parametrize("name", ["weights", "deep/more"])
+def test_a_damaged_commit_is_passed_over(
+    damage: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = log_of(tmp_path, "a")
+    commit(log, 1)
+    file = commit(log, 2) / name
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if damage == "cut" else bytes([data[0] ^ 1]) + data[1:])
+    found = log.latest_whole()
+    assert found is not None
+    assert found[0].info["step"] == 1
+    assert name in caplog.text
+
+
+def test_a_stale_owner_collides_when_it_wakes_up(tmp_path: Path) -> None:
+    stale, fresh = log_of(tmp_path, "stale"), log_of(tmp_path, "fresh")
+    stale.take_over()
+    commit(stale, 1)
+    fresh.take_over()
+    with pytest.raises(OwnershipLost, match="written by fresh"):
+        commit(stale, 2)
+    commit(fresh, 2)
+    kinds = [(entry.number, entry.kind, entry.owner) for entry in fresh.entries()]
+    assert kinds == [(1, "takeover", "stale"), (2, "commit", "stale"), (3, "takeover", "fresh"), (4, "commit", "fresh")]
+
+
+def test_pruning_keeps_the_newest_and_the_final_ones(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "a")
+    folders = [commit(log, 1, final=True), commit(log, 2), commit(log, 3), commit(log, 4)]
+    log.new_folder("torn")
+    log.prune(keep=1)
+    assert [folder.exists() for folder in folders] == [True, False, False, True]
+    assert len(log.storage.list("runs/x")) == 3  # two folders and the log
+    assert len(log.entries()) == 4
+    found = log.latest_whole(lambda entry: entry.info["step"] <= 2)
+    assert found is not None
+    assert found[0].info["step"] == 1
