@@ -23,10 +23,17 @@ def show_runs(file: Path, settings: Sequence[str] | None, port: int, *, debug: b
         from pipeline import tracking, workflow
 
         uri = workflow.tracking_uri(experiment)
+        require_runs(uri)
         command = tracking.ui_command(uri, port)
         require_free(port)
         end.say(f"http://127.0.0.1:{port} will show {uri} in some 15 seconds; Ctrl-C ends it", "green")
         serve(command, {**os.environ, **tracking.ENVIRONMENT}, end)
+
+
+def require_runs(uri: str) -> None:
+    """Raise UserError when ``uri`` is a database that no command has made yet; the server would make an empty one."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(f"there are no runs at {uri} yet; `rayfall run` or `rayfall train` makes them")
 
 
 def require_free(port: int) -> None:

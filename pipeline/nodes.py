@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.dag import Node
+from pipeline.errors import UserError
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import DrawnData, Experiment, ImageData, InceptionScorer, ShardData
 from pipeline.manifest import load_manifest
@@ -42,6 +44,15 @@ def run_prefix(node: str, config: Mapping[str, Any], data_digest: str) -> str:
     training = {key: value for key, value in config["training"].items() if key != "steps"}
     version = VERSIONS["pipeline.training:train_stage"]
     return f"runs/{node.replace('/', '-')}-{digest_of([version, {**config, 'training': training}, data_digest])[:16]}"
+
+
+def _digest_of_weights(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"evaluation.scorer.weights: there is no file {path}; it is the Inception-v3 weights of torch-fidelity "
+            "(weights-inception-2015-12-05-6726825d.pth of its releases), which are never downloaded here"
+        )
+    return sha256_of(path)
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ class Nodes:
         inputs = {"data": self.data, "judge": self.judge}
         context = self._context
         if isinstance(evaluation.scorer, InceptionScorer):
-            scorer = {"kind": "inception", "sha256": sha256_of(evaluation.scorer.weights)}
+            scorer = {"kind": "inception", "sha256": _digest_of_weights(evaluation.scorer.weights)}
             context = {**context, "weights": str(evaluation.scorer.weights.resolve())}
         else:
             scorer = {"kind": "classifier"}

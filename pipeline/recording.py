@@ -82,7 +82,7 @@ def close_runs(tracking: Tracking, parent: str, status: str) -> None:
 
 def scores_of(outcome: Outcome, name: str) -> dict[str, float]:
     """The flat metrics of stage ``name``: chained_fid, oracle_accuracy, real_recall, ..., gap_fid."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for kind in ("chained", "oracle", "real"):
         result = outcome.results.get(f"scores/{kind}/{name}")
         if result is not None:

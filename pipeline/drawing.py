@@ -1,0 +1,90 @@
+"""``rayfall sample``: images of a trained cascade for a person to look at, as PNG files and a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.dag import stored
+from pipeline.datasets import data_folder
+from pipeline.errors import UserError
+from pipeline.events import Events
+from pipeline.experiment_spec import Experiment
+from pipeline.grids import class_grid
+from pipeline.manifest import load_manifest
+from pipeline.nodes import Nodes
+from pipeline.storage import open_storage
+from stages.cascade import Cascade, blocks_of
+from stages.checkpoints import load_trained
+from stages.images import to_uint8
+
+
+def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str, ...]]:
+    """The trained stages up to ``upto`` and the class names. Raises UserError naming a stage that is not trained."""
+    storage, nodes = open_storage(experiment.store), Nodes(experiment)
+    names = experiment.names[: experiment.names.index(upto) + 1]
+    stages = []
+    for name in names:
+        result = stored(nodes.train(name), storage)
+        if result is None:
+            raise UserError(
+                f"stage {name} is not trained for these settings in {storage.root}; `rayfall train` it first"
+            )
+        stages.append(load_trained(result.folder))
+    data = stored(nodes.data, storage)
+    assert data is not None, "a trained stage has its data"
+    classes = load_manifest(data_folder(data.folder)).classes
+    return Cascade(stages, [experiment.stages[name].sampling for name in names]), classes
+
+
+def draw_samples(
+    experiment: Experiment,
+    *,
+    stage: str | None,
+    count: int,
+    label: str | None,
+    seed: int | None,
+    folder: Path,
+    events: Events,
+) -> dict[str, Any]:
+    """Write ``count`` images of the cascade up to ``stage`` (None: the last) to ``folder``, and ``grid.png``.
+
+    With the experiment's own evaluation seed (``seed`` None) and no ``label`` these are the first images that the
+    evaluation scores, bit for bit. Raises UserError for an unknown stage or class, or a stage that is not trained.
+    """
+    last = experiment.names[-1] if stage is None else stage
+    if last not in experiment.stages:
+        raise UserError(f"there is no stage {last!r}; stages are {', '.join(experiment.names)}")
+    cascade, classes = load_cascade(experiment, last)
+    if label is not None and label not in classes:
+        raise UserError(f"there is no class {label!r}; classes are {', '.join(classes)}")
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    evaluation = experiment.evaluation
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = [], []
+    events.started("sample")
+    for indices, asked in blocks_of(count, evaluation.block):
+        wanted = indices % len(classes) if label is None else torch.full_like(indices, classes.index(label))
+        rungs = cascade.sample_block(
+            indices,
+            wanted,
+            seed=evaluation.seed if seed is None else seed,
+            precision=evaluation.precision,
+        )
+        images.append(to_uint8(rungs[-1].images[:asked]).numpy())
+        labels.append(wanted[:asked].numpy())
+        events.progress("sample", sum(map(len, images)), count)
+    pixels, drawn = np.concatenate(images), np.concatenate(labels)
+    _write(folder, pixels, drawn, classes)
+    return {"count": len(pixels), "stage": last, "folder": str(folder), "grid": str(folder / "grid.png")}
+
+
+def _write(folder: Path, pixels: Any, labels: Any, classes: Sequence[str]) -> None:
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        Image.fromarray(image).save(folder / f"{index:06d}-{classes[label]}.png")
+    (folder / "grid.png").write_bytes(class_grid(pixels, labels, len(classes)))
