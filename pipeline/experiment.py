@@ -47,7 +47,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         experiment = Experiment.model_validate(data)
         _check_search(experiment, data)
     except ValidationError as error:
-        raise UserError(_sentence(path, document, error)) from error
+        raise UserError(_sentence(path, document, data, error)) from error
     return experiment
 
 
@@ -124,20 +124,23 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _sentence(path: Path, document: Any, error: ValidationError) -> str:
-    """One sentence for the first mistake: file, line, dotted path, what is wrong."""
+def _sentence(path: Path, document: Any, data: Any, error: ValidationError) -> str:
+    """One sentence for the first mistake: file, line, dotted path, what is wrong.
+
+    ``data`` is the document with the overrides applied; a setting that only an override gave has no line.
+    """
     first = error.errors()[0]
-    node, line, trail = document, None, []
+    line, trail = None, []
     for key in first["loc"]:
-        if isinstance(node, dict) and key in node:
-            line = node.lc.key(key)[0] + 1  # type: ignore[attr-defined]
-            node = node[key]
-            trail.append(str(key))
-        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
-            node = node[key]
+        inside = key in data if isinstance(data, dict) else isinstance(data, list) and isinstance(key, int)
+        if inside:
+            data = data[key]
             trail.append(str(key))
         elif first["type"] == "missing" and key == first["loc"][-1]:
             trail.append(str(key))
+        if isinstance(document, dict) and key in document:
+            line = document.lc.key(key)[0] + 1  # type: ignore[attr-defined]
+            document = document[key]
     where = f"{path}:{line}" if line else str(path)
     text = "this setting is missing" if first["type"] == "missing" else first_message(error)
     given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""

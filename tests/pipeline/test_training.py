@@ -1,0 +1,174 @@
+"""The worker's part of training, without Ray: kill anywhere and the run ends in the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.ingest import ingest_drawn
+from pipeline.storage import open_storage
+from pipeline.training import LoopSettings, StageRun
+
+STEPS = 12
+STAGE = {
+    "name": "sr",
+    "size": 8,
+    "low_res_size": 4,
+    "low_res_schedule": {},
+    "net": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8},
+    "augmentation": {"noise": {"levels": [0.0, 0.3]}},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    ingest_drawn(folder, seed=0, size=8, train=50, val=10, shard_size=32)  # 50 / 8: epochs end inside a batch
+    return folder
+
+
+def settings_of(data: Path, store: Path, **changes: object) -> LoopSettings:
+    training = {"steps": STEPS, "batch_size": 8, "warmup": 2, "ema": 0.9}
+    plain = LoopSettings(
+        stage=STAGE,
+        training=training,
+        seed=0,
+        data=str(data),
+        storage=str(store),
+        run="runs/sr",
+        threads=1,
+        log_every=1,
+        checkpoint_seconds=1e9,
+        progress=None,
+        tracking_uri=None,
+        tracking_run=None,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def train(settings: LoopSettings, *, stop_after: int | None = None) -> StageRun:
+    """Run the loop here; ``stop_after`` commits, leave by an exception as a killed worker does."""
+    run = StageRun(settings, rank=0, world=1, device="cpu")
+    run.resume()
+    seen = 0
+
+    def report(entry: object, metrics: dict[str, float]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == stop_after:
+            raise KeyboardInterrupt
+
+    run.train(report)
+    return run
+
+
+def final(store: Path) -> dict[str, torch.Tensor]:
+    """Weights, averages and optimizer statistics of the commit at the last step."""
+    log = CommitLog(open_storage(store), "runs/sr", owner="test", clock=time.time)
+    found = log.latest_whole(lambda entry: entry.info["step"] == STEPS)
+    assert found is not None
+    files = [load_file(found[1] / f"{name}.safetensors") for name in ("net", "ema", "optimizer")]
+    return {f"{number}/{key}": value for number, file in enumerate(files) for key, value in file.items()}
+
+
+def assert_equal_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("straight")
+    train(settings_of(data, store))
+    return store
+
+
+@pytest.mark.parametrize("stop_after", [1, 5])
+def test_resumed_run_equals_the_uninterrupted_one(
+    stop_after: int, data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(data, tmp_path, checkpoint_seconds=0.0)  # a commit at every step
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, stop_after=stop_after)
+    resumed = train(settings)
+    assert [entry["step"] for entry in resumed.history] == list(range(1, STEPS + 1))
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
+def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, tmp_path, checkpoint_seconds=0.0)
+    script = tmp_path / "loop.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        "from pipeline.training import LoopSettings, StageRun\n"
+        "torch.set_num_threads(1)\n"
+        "run = StageRun(LoopSettings(**json.load(open(sys.argv[1]))), rank=0, world=1, device='cpu')\n"
+        "run.resume()\n"
+        "print('ready', flush=True)\n"
+        "run.train(lambda entry, metrics: print(int(metrics['step']), flush=True))\n"
+    )
+    import json
+
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
+    for after in ("3", "7"):
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "settings.json")], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        while child.stdout.readline().strip() != after:
+            assert child.poll() is None
+        os.kill(child.pid, signal.SIGKILL)  # in the middle of the next step or of its commit
+        child.wait()
+    resumed = train(settings)
+    assert resumed.state.step == STEPS
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
+def test_more_steps_continue_and_fewer_do_not_disturb(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    short = settings_of(data, tmp_path, training={**settings_of(data, tmp_path).training, "steps": 5})
+    train(short)
+    longer = train(settings_of(data, tmp_path))
+    assert longer.history[0]["step"] == 1
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+    log = CommitLog(open_storage(tmp_path), "runs/sr", owner="test", clock=time.time)
+    assert [entry.info["step"] for entry in log.entries() if entry.kind == "commit"] == [5, STEPS]
+    train(short)  # its final checkpoint is still there: nothing to do
+    assert log.latest_whole(lambda entry: entry.info["step"] == 5) is not None
+
+
+def test_a_stale_worker_cannot_commit(data: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, tmp_path, checkpoint_seconds=0.0)
+    stale = StageRun(settings, rank=0, world=1, device="cpu")
+    stale.resume()
+    train(settings)
+    with pytest.raises(OwnershipLost):
+        stale.train(lambda entry, metrics: None)
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_commit(data: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, tmp_path)
+    run = StageRun(settings, rank=0, world=1, device="cpu")
+    run.resume()
+    with torch.no_grad():
+        next(iter(run.state.net.parameters())).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="sr: the loss is nan at step 1"):
+        run.train(lambda entry, metrics: None)
+    assert run.commits.latest_whole() is None
+
+
+def test_ranks_share_the_global_batch(data: Path, tmp_path: Path) -> None:
+    whole = StageRun(settings_of(data, tmp_path), rank=0, world=1, device="cpu").batch(6)
+    parts = [StageRun(settings_of(data, tmp_path), rank=rank, world=2, device="cpu").batch(6) for rank in (0, 1)]
+    for name in ("images", "labels", "positions"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
