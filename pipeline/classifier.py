@@ -2,8 +2,9 @@
 
 Generated images of every stage are judged at one size, the data set's: smaller ones are upsampled first. To
 be as fair as it can be to each stage, the classifier trains on real images that went the same way: each was
-shrunk to one of the cascade's sizes (box average) and enlarged again (bilinear). Its last convolution,
-averaged over the image, gives the features of FID, precision and recall; a linear layer gives the class.
+shrunk to one of the cascade's sizes (box average) and enlarged again (bilinear). Every level's output,
+averaged over the image, is a feature of FID, precision and recall, and a linear layer on all of them gives the
+class: the last level alone knows the shape and forgets the texture, which a sample can have wrong too.
 
 Two judges with different seeds share nothing but the data: one can score accuracy while the other gives the
 features, so that neither figure is selected on the other.
@@ -64,14 +65,18 @@ class Classifier(nn.Module):
             levels.append(_Level(width, after, blocks))
             width = after
         self.levels = nn.ModuleList(levels)
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(sum(channels), classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """float (N, 3, h, w) in [-1, 1], upsampled (bilinear) where smaller than `size` -> float32 (N, D)."""
+        """float (N, 3, h, w) in [-1, 1], upsampled (bilinear) where smaller than `size` -> float32 (N, D);
+
+        D is the sum of the levels' widths."""
         h = F.pixel_unshuffle(upsample(images, self.size), 2).contiguous(memory_format=torch.channels_last)
+        means = []
         for number, level in enumerate(self.levels):
             h = level(F.max_pool2d(h, 2) if number else h)
-        return h.float().mean(dim=(2, 3))
+            means.append(h.float().mean(dim=(2, 3)))
+        return torch.cat(means, dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, D) -> (N, classes)."""

@@ -21,7 +21,7 @@ class ClassifierSpec(Spec):
         default=(32, 64, 64),
         min_length=1,
         max_length=5,
-        description="width of each level, each half the size of the last; the last is the feature width",
+        description="width of each level, each half the size of the last; their sum is the number of features",
     )
     blocks: int = Field(default=1, ge=1, le=8, description="convolutions per level; residual from the second on")
     steps: int = Field(default=300, ge=1, description="optimizer steps")

@@ -11,8 +11,8 @@ The difficulty is a dial, the constants below. Two things were wanted at once:
   and nearly upright (with free positions, angles and colours it learnt nothing in the same time), and every
   class has its own silhouette after box averaging to 8 x 8 pixels;
 - super-resolution must have something to do: the stripes' period is about one pixel of the 8 px image, so
-  they are absent there, half visible at 16 px and sharp at 32 px; their direction, phase and contrast have
-  to be invented, in one piece over the whole shape.
+  they are all but absent there, blurred at 16 px and sharp at 32 px; their direction, period and contrast
+  have to be invented, in one piece over the whole shape.
 
 Per pixel only +, -, *, sqrt, min, max and floor are used, so the bytes do not depend on whose vectorised
 sine is installed.
@@ -44,9 +44,9 @@ GROUND_VALUE = (0.05, 0.30)
 GROUND_SATURATION = (0.2, 0.8)
 GROUND_SHADING = 0.6  # relative change of the ground's brightness from one border to the other, at most
 # Texture: what 8 px cannot show.
-STRIPE_PERIOD = (0.25, 0.31)  # 4 to 5 pixels at 32 px, about one at 8 px
+STRIPE_PERIOD = (0.30, 0.36)  # of half the image's side: 5 to 6 pixels at 32 px, 1.3 at 8 px
 STRIPE_CONTRAST = (0.25, 0.55)  # relative darkening of every other stripe
-STRIPE_DIRECTIONS = 4  # multiples of pi / 4 from the shape's own axis
+STRIPE_DIRECTIONS = 2  # along the shape's own axis and across it
 
 
 def _box(u: Array, v: Array, centre: tuple[float, float], half: tuple[float, float]) -> Array:
@@ -104,7 +104,7 @@ def draw(seed: int, index: int, size: int) -> tuple[npt.NDArray[np.uint8], int]:
             f"seed {seed}, index {index}, size {size}"
         )
     label = index % len(CLASSES)
-    dice = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index)))).random(16).tolist()
+    dice = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index)))).random(15).tolist()
     factor = -(-_GRID // size)
     grid = size * factor
     scene = _render(CLASSES[label], dice, grid)  # (3, grid, grid) in [0, 1]
@@ -114,7 +114,7 @@ def draw(seed: int, index: int, size: int) -> tuple[npt.NDArray[np.uint8], int]:
 
 
 def _render(name: str, dice: list[float], grid: int) -> Array:
-    """The scene of sixteen uniform numbers on a grid x grid lattice of points."""
+    """The scene of fifteen uniform numbers on a grid x grid lattice of points."""
     centre_x, centre_y = _between(dice[0], (-CENTRE, CENTRE)), _between(dice[1], (-CENTRE, CENTRE))
     angle, radius = _between(dice[2], (-ANGLE, ANGLE)), _between(dice[3], RADIUS)
     line = (np.arange(grid, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / grid) - np.float32(1)
@@ -128,17 +128,17 @@ def _render(name: str, dice: list[float], grid: int) -> Array:
     shape = _colour(dice[4], _between(dice[5], SHAPE_SATURATION), _between(dice[6], SHAPE_VALUE))
     ground = _colour(dice[7], _between(dice[8], GROUND_SATURATION), _between(dice[9], GROUND_VALUE))
     contrast = np.float32(_between(dice[10], STRIPE_CONTRAST))
-    shape_light = inside * (1 - contrast * _stripes(u, v, radius, dice[11:14]))
-    ground_light = (1 - inside) * _shading(line, dice[14], dice[15])
+    shape_light = inside * (1 - contrast * _stripes(u, v, radius, dice[11], dice[12]))
+    ground_light = (1 - inside) * _shading(line, dice[13], dice[14])
     return shape[:, None, None] * shape_light + ground[:, None, None] * ground_light
 
 
-def _stripes(u: Array, v: Array, radius: float, dice: list[float]) -> Array:
+def _stripes(u: Array, v: Array, radius: float, direction: float, width: float) -> Array:
     """Soft-edged stripes, 0 or 1 with a short ramp; the period is one of the image, not of the shape."""
-    turn = math.floor(dice[0] * STRIPE_DIRECTIONS) * math.pi / STRIPE_DIRECTIONS
-    period = _between(dice[1], STRIPE_PERIOD) / radius
+    turn = math.floor(direction * STRIPE_DIRECTIONS) * math.pi / STRIPE_DIRECTIONS
+    period = _between(width, STRIPE_PERIOD) / radius
     cos, sin = np.float32(math.cos(turn) / period), np.float32(math.sin(turn) / period)
-    along = u * cos + v * sin + np.float32(dice[2])
+    along = u * cos + v * sin  # no free phase: a stripe runs through the shape's centre
     wave = np.abs(along - np.floor(along) - np.float32(0.5))  # triangle wave, 0 to 0.5
     return np.clip((wave - np.float32(0.25)) * np.float32(6) + np.float32(0.5), 0, 1)
 

@@ -83,7 +83,7 @@ def test_saved_and_loaded_it_judges_the_same(tmp_path: Path) -> None:
     loaded = load_classifier(tmp_path / "judge")
     assert torch.equal(net.features(images), loaded.features(images))
     assert torch.equal(net(images), loaded(images))
-    assert net.features(images).shape == (10, 8)
+    assert net.features(images).shape == (10, 16)
 
 
 def test_small_images_are_judged_as_their_bilinear_enlargement() -> None:

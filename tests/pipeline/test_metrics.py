@@ -157,7 +157,7 @@ def test_equals_torch_fidelity_on_the_same_images(judge: Path) -> None:
     )
     extract = classifier_extractor(judge)
     ours = [np.concatenate([extract(part) for part in np.array_split(side, 3)]) for side in (fake, real)]
-    assert ours[0].shape == (90, 16)
+    assert ours[0].shape == (90, 24)
     assert ours[0].dtype == np.float64
     score = fid(*(FeatureStats.from_features(features) for features in ours))
     assert math.isclose(score, library["frechet_inception_distance"], rel_tol=1e-6)
