@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +16,15 @@ from pipeline.datasets import data_folder
 from pipeline.experiment_spec import Experiment, InceptionScorer
 from pipeline.grids import class_grid
 from pipeline.manifest import Manifest, load_manifest
+from pipeline.outcome import Outcome, git_revision
 from pipeline.report import NodeRow, Report, Scores, SearchPoint, SearchSection, StageSection
-
-if TYPE_CHECKING:
-    from pipeline.workflow import Outcome
 
 DDPM_STEPS = 1000
 
 
-def collect(outcome: Outcome, computed: set[str], *, created: float, declared: Experiment) -> Report:
-    """The report of ``outcome``; ``declared`` is the experiment as its YAML has it, ``created`` seconds since 1970."""
-    from pipeline.recording import git_revision
-
-    experiment = outcome.experiment
+def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
+    """The report of ``outcome``. ``computed`` names the nodes of this very run, ``created`` is seconds since 1970."""
+    experiment, declared = outcome.experiment, outcome.declared
     manifest = load_manifest(data_folder(outcome.results["data"].folder))
     moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
     return Report(

@@ -56,9 +56,7 @@ def decode_square(data: bytes, size: int) -> tuple[Image.Image, str]:
             return square, image.format or ""
     except UnidentifiedImageError:
         raise UndecodableError("not an image of a known format") from None
-    except (
-        Exception
-    ) as error:  # decoders fed with broken files raise anything; every kind is named to the person
+    except Exception as error:  # decoders fed with broken files raise anything; every kind is named to the person
         text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))[:120]
         raise UndecodableError(text or type(error).__name__) from None
 

@@ -137,6 +137,9 @@ class SearchSpec(Spec):
     algorithm: Literal["grid", "optuna"] = "grid"
     trials: PositiveInt = Field(20, description="Per stage (stagewise) or in all (joint); a grid ignores it.")
     samples: PositiveInt = 500
+    seed: int = Field(
+        1, description="Of the trials' noise: not evaluation.seed, or the final score would be selected on."
+    )
     concurrency: PositiveInt = 2
     metric: Literal["chained_fid", "chained_accuracy"] = "chained_fid"
     space: dict[str, Distribution] = Field(min_length=1)

@@ -78,9 +78,7 @@ def ingest(
     _check_sizes(size, shard_size)
     identity = identify(source)
     if source.is_dir() and dest.resolve().is_relative_to(source.resolve()):
-        raise UserError(
-            f"the data set {dest} would lie inside its own source {source}; name a folder elsewhere"
-        )
+        raise UserError(f"the data set {dest} would lie inside its own source {source}; name a folder elsewhere")
     numbers: dict[str, int | float] = {"val_fraction": float(val_fraction), "shard_size": shard_size}
     request = Request(identity.kind, identity.name, identity.fingerprint, size, RESIZE, numbers)
 
@@ -93,16 +91,12 @@ def ingest(
     return publish(dest, request, write)
 
 
-def _write_arranged(
-    source: Path, dest: Path, spooled: _Spooled, val_fraction: float, shard_size: int
-) -> Written:
+def _write_arranged(source: Path, dest: Path, spooled: _Spooled, val_fraction: float, shard_size: int) -> Written:
     arrangement = arrange(spooled.spans, val_fraction)
     left = sorted(spooled.undecodable + arrangement.outside)
     if not arrangement.order["train"]:
         why = f"; the first of the {len(left)} files left out is {left[0][0]!r}: {left[0][1]}" if left else ""
-        raise UserError(
-            f"{source} holds no training image in a class folder; it must have one folder per class{why}"
-        )
+        raise UserError(f"{source} holds no training image in a class folder; it must have one folder per class{why}")
 
     def examples(split: SplitName) -> Iterator[Example]:
         for index, name in enumerate(arrangement.order[split]):
@@ -128,9 +122,7 @@ def _decode_all(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of odd metadata; what matters is named in the manifest
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is named in the manifest
             for batch in _batches(files):
                 waiting.append(pool.submit(_decode_batch, batch, size))
                 while len(waiting) > 2 * threads or (waiting and waiting[0].done()):
@@ -168,9 +160,7 @@ def _decode_batch(batch: list[SourceFile], size: int) -> list[_Decoded]:
     return decoded
 
 
-def _spool(
-    batch: list[_Decoded], spooled: _Spooled, done: int, total: int | None, progress: Progress | None
-) -> int:
+def _spool(batch: list[_Decoded], spooled: _Spooled, done: int, total: int | None, progress: Progress | None) -> int:
     for item in batch:
         if item.name in spooled.spans:  # an archive may hold a path twice; unpacking it would keep the last
             del spooled.spans[item.name]
@@ -220,9 +210,7 @@ def ingest_drawn(
     return publish(dest, Request("drawn", "drawn", _drawn_fingerprint(seed, size), size, way, numbers), write)
 
 
-def _drawn_examples(
-    seed: int, size: int, indices: range, total: int, progress: Progress | None
-) -> Iterator[Example]:
+def _drawn_examples(seed: int, size: int, indices: range, total: int, progress: Progress | None) -> Iterator[Example]:
     from pipeline.drawn import CLASSES, draw
 
     label_of = [sorted(CLASSES).index(name) for name in CLASSES]

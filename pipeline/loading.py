@@ -39,16 +39,12 @@ class Examples:
             raise UserError(f"the data set {root} has no split {split!r}; it has train and val")
         entry = self.manifest.splits[split]
         if not entry.examples:
-            raise UserError(
-                f"the split {split} of {root} is empty; ingest it again with a larger held-out fraction"
-            )
+            raise UserError(f"the split {split} of {root} is empty; ingest it again with a larger held-out fraction")
 
         self._shards = entry.shards
         self._views = [map_shard(root, shard) for shard in entry.shards]
         classes = len(self.manifest.classes)
-        indices = [
-            index_shard(view, shard, classes) for view, shard in zip(self._views, entry.shards, strict=True)
-        ]
+        indices = [index_shard(view, shard, classes) for view, shard in zip(self._views, entry.shards, strict=True)]
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._lengths = np.concatenate([index.lengths for index in indices])
         self._shard_of = np.repeat(np.arange(len(indices)), [len(index.labels) for index in indices])

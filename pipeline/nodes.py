@@ -65,23 +65,29 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of ``experiment``; ``samples`` generated images per stage (the experiment's own when None)."""
+    """The nodes of ``experiment``; inside a ``trial`` its scores are those of a search: other samples, no own tasks."""
 
     experiment: Experiment
-    samples: int | None = None
     tracking: Tracking | None = None
-    serial: bool = False  # inside a trial: no tasks of its own
+    trial: bool = False
 
     @property
     def count(self) -> int:
-        return self.experiment.evaluation.samples if self.samples is None else self.samples
+        """Generated images per stage."""
+        search = self.experiment.search
+        return search.samples if self.trial and search else self.experiment.evaluation.samples
+
+    @property
+    def _seed(self) -> int:
+        search = self.experiment.search
+        return search.seed if self.trial and search else self.experiment.evaluation.seed
 
     @property
     def _context(self) -> dict[str, Any]:
         resources = self.experiment.resources
         return {
             "threads": resources.threads,
-            "sampling_workers": 1 if self.serial else resources.sampling_workers,
+            "sampling_workers": 1 if self.trial else resources.sampling_workers,
         }
 
     def _node(self, name: str, function: str, config: Mapping[str, Any], **fields: Any) -> Node:
@@ -184,7 +190,7 @@ class Nodes:
             "sampling": sampling,
             "count": self.count,
             "block": evaluation.block,
-            "seed": evaluation.seed,
+            "seed": self._seed,
             "precision": evaluation.precision,
             "keep": [] if oracle else list(self.experiment.kept_levels(name)),
         }
@@ -244,7 +250,7 @@ class Nodes:
         config = experiment.model_dump(
             mode="json", include={"seed": True, "stages": True, "search": True, "evaluation": {"samples", "seed"}}
         )
-        nodes = Nodes(experiment, samples=experiment.search.samples, serial=True)
+        nodes = Nodes(experiment, trial=True)
         inputs = {f"train {name}": self.train(name) for name in experiment.names}
         inputs |= {f"real {name}": nodes.scores("real", name) for name in experiment.names}
         context = {**self._context, "trial_cpus": 1.0, "experiment": experiment.model_dump(mode="json")}

@@ -40,9 +40,7 @@ def examples_of_step(
     return np.concatenate(parts)
 
 
-@lru_cache(
-    maxsize=8
-)  # the last epochs of the stages at work; a pure function, so forgetting one costs only time
+@lru_cache(maxsize=8)  # the last epochs of the stages at work; a pure function, so forgetting one costs only time
 def permutation_of_epoch(seed: int, stage: str | int, epoch: int, num_examples: int) -> npt.NDArray[np.int64]:
     """The order of one epoch: a permutation of [0, num_examples), int64, read-only (it is shared)."""
     text = f"{seed}\x1f{stage}\x1fexample order\x1f{epoch}"

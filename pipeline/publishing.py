@@ -98,9 +98,7 @@ def _claimed(dest: Path) -> Iterator[None]:
         raise UserError(f"the folder {dest} for the data set cannot be made: {error.strerror}") from None
     handle = os.open(dest, os.O_RDONLY)
     try:
-        with suppress(
-            OSError
-        ):  # some network file systems have no locks; renames alone keep readers safe there
+        with suppress(OSError):  # some network file systems have no locks; renames alone keep readers safe there
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -129,9 +127,7 @@ def _refuse_difference(dest: Path, found: Manifest, request: Request) -> None:
     }
     for name in sorted(found.request.keys() | request.numbers.keys()):
         pairs[name] = (found.request.get(name), request.numbers.get(name))
-    different = [
-        f"{name} {there!r} instead of {asked!r}" for name, (there, asked) in pairs.items() if there != asked
-    ]
+    different = [f"{name} {there!r} instead of {asked!r}" for name, (there, asked) in pairs.items() if there != asked]
     if not different and found.source.fingerprint != request.fingerprint:
         different = [f"an earlier content of {request.name!r}"]
     if different:

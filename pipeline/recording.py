@@ -6,7 +6,6 @@ stored results, so a run that reuses all of them still shows all of them.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,27 +14,11 @@ import numpy as np
 
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Tracking
+from pipeline.outcome import Outcome, git_revision
 from pipeline.tracking import Tracker, absolute_uri
 
 if TYPE_CHECKING:
     from pipeline.report import Report
-    from pipeline.workflow import Outcome
-
-
-def git_revision() -> str:
-    """Revision of this source tree, with "+changes" when it differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        revision = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+changes" if changed else "")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return found.stdout.strip()
 
 
 def open_runs(experiment: Experiment, uri: str, identity: str) -> tuple[str, Tracking]:

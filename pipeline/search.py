@@ -74,8 +74,7 @@ def grid_of(search: SearchSpec, paths: Sequence[str]) -> list[Settings]:
 
 def targets_of(experiment: Experiment, stage: str) -> list[Node]:
     """What a trial computes: scores of the prefix that ends with ``stage``, chained and with the oracle."""
-    assert experiment.search is not None
-    nodes = Nodes(experiment, samples=experiment.search.samples, serial=True)
+    nodes = Nodes(experiment, trial=True)
     targets = [nodes.scores("chained", stage)]
     return targets if stage == experiment.names[0] else [*targets, nodes.scores("oracle", stage)]
 

@@ -102,20 +102,16 @@ def index_shard(view: mmap.mmap, shard: Shard, classes: int) -> ShardIndex:
     for key, kind, offset, length in members:
         label_key, label_kind, label_at, label_length = next(members, ("", "", 0, 0))
         if (kind, label_kind) != ("png", "cls") or key != label_key:
-            raise UserError(
-                f"shard {shard.name}: member {key}.{kind} is not part of a pair {key}.png, {key}.cls"
-            )
+            raise UserError(f"shard {shard.name}: member {key}.{kind} is not part of a pair {key}.png, {key}.cls")
         text = view[label_at : label_at + label_length]
         if not re.fullmatch(rb"[0-9]{1,9}", text) or int(text) >= classes:
             raise UserError(
-                f"shard {shard.name}: {key}.cls holds {text[:20]!r}, which is not a label "
-                f"from 0 to {classes - 1}"
+                f"shard {shard.name}: {key}.cls holds {text[:20]!r}, which is not a label from 0 to {classes - 1}"
             )
         found.append((offset, length, int(text)))
     if len(found) != shard.examples:
         raise UserError(
-            f"shard {shard.name} holds {len(found)} examples "
-            f"instead of the {shard.examples} that its manifest lists"
+            f"shard {shard.name} holds {len(found)} examples instead of the {shard.examples} that its manifest lists"
         )
     table = np.array(found, dtype=np.int64).reshape(-1, 3)
     return ShardIndex(*(np.ascontiguousarray(column) for column in table.T))

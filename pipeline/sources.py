@@ -51,9 +51,7 @@ def identify(source: Path) -> SourceIdentity:
             count += 1
         return SourceIdentity("folder", name, listing.hexdigest(), count)
     if not source.is_file():
-        raise UserError(
-            f"there is no folder and no archive at {source}; name a class-per-folder tree or a tar of one"
-        )
+        raise UserError(f"there is no folder and no archive at {source}; name a class-per-folder tree or a tar of one")
     with open(source, "rb") as file:
         return SourceIdentity("tar", name, hashlib.file_digest(file, "sha256").hexdigest(), None)
 
@@ -113,9 +111,7 @@ def _read_archive(path: Path) -> Iterator[SourceFile]:
             while stream.read(1 << 20):  # to the end, where gzip checks its sum
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(
-            f"the archive {path} is damaged or no .tar or .tar.gz, after {last}: {error}"
-        ) from None
+        raise UserError(f"the archive {path} is damaged or no .tar or .tar.gz, after {last}: {error}") from None
 
 
 def _open_stream(path: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -146,9 +142,7 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -
 def _safe_name(name: str, archive: Path) -> str:
     parts = name.split("/")
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-        raise UserError(
-            f"the archive {archive} holds {_printable(name)!r}, whose path leads outside; it is refused"
-        )
+        raise UserError(f"the archive {archive} holds {_printable(name)!r}, whose path leads outside; it is refused")
     return _printable("/".join(part for part in parts if part not in ("", ".")))
 
 

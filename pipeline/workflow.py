@@ -20,7 +20,8 @@ from pipeline.events import Events
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes, Tracking
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.outcome import Outcome, figures_of, outcome_of, targets_of
+from pipeline.storage import open_storage
 
 Goal = Literal["data", "train", "search", "evaluate", "report"]
 GOALS: tuple[Goal, ...] = ("data", "train", "search", "evaluate", "report")
@@ -51,22 +52,12 @@ def plan(experiment: Experiment) -> list[PlannedNode]:
     """
     storage = open_storage(experiment.store)
     planned = []
-    for node in ancestry(_all_targets(experiment, storage)):
+    for node in ancestry(targets_of(experiment, storage)):
         result = stored(node, storage)
         inputs = tuple(sorted({parent.name for parent in node.inputs.values()}))
         seconds = result.seconds if result else None
         planned.append(PlannedNode(node.name, node.digest, inputs, result is not None, seconds))
     return planned
-
-
-def _all_targets(experiment: Experiment, storage: LocalStorage) -> list[Node]:
-    targets = []
-    if experiment.search is not None:
-        search = Nodes(experiment).search()
-        targets.append(search)
-        if result := stored(search, storage):
-            experiment = with_settings(experiment, result.summary["chosen"])
-    return targets + Nodes(experiment).evaluation()
 
 
 @dataclass
@@ -90,16 +81,6 @@ class Journal:
 
     def message(self, text: str) -> None:
         self.events.message(text)
-
-
-@dataclass
-class Outcome:
-    """What a run produced: the experiment with the chosen settings, and the stored results by node name."""
-
-    experiment: Experiment
-    results: dict[str, Result]
-    nodes: list[Node]
-    search: Result | None
 
 
 class Session:
@@ -142,7 +123,7 @@ class Session:
         """Open the MLflow runs of this experiment: a parent, and one per stage."""
         from pipeline.recording import open_runs
 
-        identity = digest_of([node.digest for node in _all_targets(self.experiment, self.storage)])
+        identity = digest_of([node.digest for node in targets_of(self.experiment, self.storage)])
         self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
 
     @property
@@ -167,12 +148,8 @@ class Session:
         """Search if asked for, then score everything with the chosen settings."""
         found = self.search()
         chosen = with_settings(self.experiment, found.summary["chosen"]) if found else self.experiment
-        nodes = Nodes(chosen, tracking=self.tracking)
-        targets = nodes.evaluation()
-        self.execute(targets)
-        everything = ancestry(targets + ([self.nodes.search()] if found else []))
-        results = {node.name: result for node in everything if (result := stored(node, self.storage))}
-        return Outcome(chosen, results, everything, found)
+        self.execute(Nodes(chosen, tracking=self.tracking).evaluation())
+        return outcome_of(self.experiment, self.storage)
 
 
 def run(experiment: Experiment, goal: Goal, *, events: Events, only: Sequence[str] = ()) -> dict[str, Any]:
@@ -204,32 +181,12 @@ def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
 
     assert session.parent is not None
     assert session.tracking is not None
-    report = collect(outcome, session.journal.computed, created=time.time(), declared=session.experiment)
+    report = collect(outcome, session.journal.computed, created=time.time())
     path = session.storage.path("reports") / f"{session.experiment.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     record(outcome, report, session.tracking, session.parent, path)
     return {"report": str(path), "tracking": session.tracking.uri}
-
-
-def figures_of(outcome: Outcome) -> dict[str, Any]:
-    """The scores by stage: chained, oracle and real, and the gap between the first two FIDs."""
-    stages = {}
-    for name in outcome.experiment.names:
-        scores = {
-            kind: dict(outcome.results[f"scores/{kind}/{name}"].summary)
-            for kind in ("chained", "oracle", "real")
-            if f"scores/{kind}/{name}" in outcome.results
-        }
-        gap = scores["chained"]["fid"] - scores["oracle"]["fid"] if "oracle" in scores else None
-        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level}
-    judges = {
-        role: dict(outcome.results[f"classifier/{role}"].summary)
-        for role in ("features", "judge")
-        if f"classifier/{role}" in outcome.results
-    }
-    chosen = dict(outcome.search.summary["chosen"]) if outcome.search else {}
-    return {"stages": stages, "classifiers": judges, "chosen": chosen}
 
 
 def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
@@ -238,18 +195,14 @@ def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
     from pipeline.report import render
 
     storage = open_storage(experiment.store)
-    targets = _all_targets(experiment, storage)
+    targets = targets_of(experiment, storage)
     if absent := missing(targets, storage):
         raise UserError(
             f"the results of {experiment.name} are not all in {storage.root}: {absent[0].name} and "
             f"{len(absent) - 1} more are missing; run `rayfall run` first"
         )
-    everything = ancestry(targets)
-    results = {node.name: result for node in everything if (result := stored(node, storage))}
-    found = results.get("search")
-    chosen = with_settings(experiment, found.summary["chosen"]) if found else experiment
-    outcome = Outcome(chosen, results, everything, found)
-    report = collect(outcome, set(), created=time.time(), declared=experiment)
+    outcome = outcome_of(experiment, storage)
+    report = collect(outcome, set(), created=time.time())
     path = path or storage.path("reports") / f"{experiment.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")

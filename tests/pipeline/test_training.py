@@ -172,3 +172,31 @@ def test_ranks_share_the_global_batch(data: Path, tmp_path: Path) -> None:
     parts = [StageRun(settings_of(data, tmp_path), rank=rank, world=2, device="cpu").batch(6) for rank in (0, 1)]
     for name in ("images", "labels", "positions"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+def test_two_workers_train_as_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel over two real processes: the same losses and weights to rounding."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import json, sys, torch, torch.distributed as dist\n"
+        "from pipeline.training import LoopSettings, StageRun\n"
+        "torch.set_num_threads(1)\n"
+        "rank = int(sys.argv[2])\n"
+        "dist.init_process_group('gloo', init_method=f'file://{sys.argv[3]}', rank=rank, world_size=2)\n"
+        "run = StageRun(LoopSettings(**json.load(open(sys.argv[1]))), rank=rank, world=2, device='cpu')\n"
+        "run.resume()\n"
+        "run.train(lambda entry, metrics: None)\n"
+        "dist.destroy_process_group()\n"
+    )
+    import json
+
+    settings = settings_of(data, tmp_path / "store", checkpoint_seconds=0.0)
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
+    arguments = [sys.executable, str(script), str(tmp_path / "settings.json")]
+    ranks = [subprocess.Popen([*arguments, str(rank), str(tmp_path / "meeting")]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    one, two = final(uninterrupted), final(tmp_path / "store")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-5)
+    log = CommitLog(open_storage(tmp_path / "store"), "runs/sr", owner="test", clock=time.time)
+    assert len([entry for entry in log.entries() if entry.kind == "commit"]) == STEPS

@@ -120,7 +120,10 @@ def test_parallel_and_serial_sampling_give_the_same_bits(figures: dict[str, Any]
     parallel = workflow.stored(Nodes(experiment).chained("base"), storage)
     if parallel is None:
         parallel = execute([Nodes(experiment).chained("base")], storage, Silence(), use_ray=True)["samples/base"]
-    fewer = Nodes(experiment, samples=20, serial=True).chained("base")  # another count: another node, the same images
+    # Another count is another node, but the same images; a trial samples block after block in one process.
+    assert experiment.search is not None
+    search = experiment.search.model_copy(update={"samples": 20, "seed": experiment.evaluation.seed})
+    fewer = Nodes(experiment.model_copy(update={"search": search}), trial=True).chained("base")
     serial = execute([fewer], storage, Silence(), use_ray=False)["samples/base"]
     images = np.load(parallel.folder / "images.npy")
     assert np.array_equal(np.load(serial.folder / "images.npy"), images[:20])

@@ -1,0 +1,85 @@
+"""What an experiment came to: its stored results by node, and the figures in them. Reads, computes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.dag import Node, Result, ancestry, stored
+from pipeline.experiment import with_settings
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+from pipeline.storage import LocalStorage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The stored results of an experiment, as it was ``declared`` and with the settings that its search ``chose``."""
+
+    declared: Experiment
+    experiment: Experiment
+    results: Mapping[str, Result]
+    nodes: list[Node]
+    search: Result | None
+
+
+def targets_of(experiment: Experiment, storage: LocalStorage) -> list[Node]:
+    """The search (if any) and every score.
+
+    Scores are those of the settings that the search chose where its result is stored, else of the YAML's own.
+    """
+    targets = []
+    if experiment.search is not None:
+        search = Nodes(experiment).search()
+        targets.append(search)
+        if result := stored(search, storage):
+            experiment = with_settings(experiment, result.summary["chosen"])
+    return targets + Nodes(experiment).evaluation()
+
+
+def outcome_of(experiment: Experiment, storage: LocalStorage) -> Outcome:
+    """All results that are stored, by node name."""
+    nodes = ancestry(targets_of(experiment, storage))
+    results = {node.name: result for node in nodes if (result := stored(node, storage))}
+    found = results.get("search")
+    chosen = with_settings(experiment, found.summary["chosen"]) if found else experiment
+    return Outcome(experiment, chosen, results, nodes, found)
+
+
+def figures_of(outcome: Outcome) -> dict[str, Any]:
+    """The scores by stage: chained, oracle and real, and the gap between the first two FIDs."""
+    stages = {}
+    for name in outcome.experiment.names:
+        scores = {
+            kind: dict(outcome.results[f"scores/{kind}/{name}"].summary)
+            for kind in ("chained", "oracle", "real")
+            if f"scores/{kind}/{name}" in outcome.results
+        }
+        gap = scores["chained"]["fid"] - scores["oracle"]["fid"] if "oracle" in scores else None
+        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level}
+    judges = {
+        role: dict(outcome.results[f"classifier/{role}"].summary)
+        for role in ("features", "judge")
+        if f"classifier/{role}" in outcome.results
+    }
+    chosen = dict(outcome.search.summary["chosen"]) if outcome.search else {}
+    return {"stages": stages, "classifiers": judges, "chosen": chosen}
+
+
+def git_revision() -> str:
+    """Revision of this source tree, with "+changes" when it differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return found.stdout.strip()
