@@ -2,9 +2,9 @@
 
 Generated images of every stage are judged at one size, the data set's: smaller ones are upsampled first. To
 be as fair as it can be to each stage, the classifier trains on real images that went the same way: each was
-shrunk to one of the cascade's sizes (box average) and enlarged again (bilinear). Every level's output,
-averaged over the image, is a feature of FID, precision and recall, and a linear layer on all of them gives the
-class: the last level alone knows the shape and forgets the texture, which a sample can have wrong too.
+shrunk to one of the cascade's sizes (box average) and enlarged again (bilinear). The outputs of all its levels,
+averaged over the image, are the features of FID, precision and recall, and a linear layer on them gives the
+class. All levels, because the last one knows the shape and forgets the texture, which a sample can have wrong.
 
 Two judges with different seeds share nothing but the data: one can score accuracy while the other gives the
 features, so that neither figure is selected on the other.
@@ -68,9 +68,10 @@ class Classifier(nn.Module):
         self.head = nn.Linear(sum(channels), classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """float (N, 3, h, w) in [-1, 1], upsampled (bilinear) where smaller than `size` -> float32 (N, D);
+        """float (N, 3, h, w) in [-1, 1], upsampled (bilinear) where smaller than `size` -> float32 (N, D).
 
-        D is the sum of the levels' widths."""
+        D is the sum of the levels' widths.
+        """
         h = F.pixel_unshuffle(upsample(images, self.size), 2).contiguous(memory_format=torch.channels_last)
         means = []
         for number, level in enumerate(self.levels):

@@ -138,7 +138,7 @@ class SearchSpec(Spec):
     trials: PositiveInt = Field(20, description="Per stage (stagewise) or in all (joint); a grid ignores it.")
     samples: PositiveInt = 500
     seed: int = Field(
-        1, description="Of the trials' noise: not evaluation.seed, or the final score would be selected on."
+        1, description="Of the trials' noise; another than evaluation.seed, so that final scores are unselected."
     )
     concurrency: PositiveInt = 2
     metric: Literal["chained_fid", "chained_accuracy"] = "chained_fid"
