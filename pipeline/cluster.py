@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A busy machine may take more than the default minute to bring the dashboard up.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_usage_stats_enabled": "0",
 }
 

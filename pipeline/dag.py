@@ -9,15 +9,15 @@ A node's function is a plain function ``fn(task) -> summary``; ``pipeline.execut
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,27 @@ def ancestry(targets: Iterable[Node]) -> list[Node]:
     return list(order.values())
 
 
+@cache
 def source_of(function: str) -> str:
-    """sha256 of the source of the module that holds ``function``: to notice a change of code without a new version."""
-    module = importlib.util.find_spec(function.split(":")[0])
-    assert module is not None, f"no module for {function}"
-    assert module.origin is not None, f"no source for {function}"
-    return hashlib.sha256(Path(module.origin).read_bytes()).hexdigest()
+    """sha256 of the source behind ``function``: its module and all of this project's modules that it imports.
+
+    For noticing that code changed under an unchanged version; found by reading, nothing is imported.
+    """
+    root = Path(__file__).parents[1]
+    todo, sources = [function.split(":")[0]], {}
+    while todo:
+        module = todo.pop()
+        path = root / f"{module.replace('.', '/')}.py"
+        if module not in sources and path.is_file():
+            sources[module] = path.read_bytes()
+            for line in ast.walk(ast.parse(sources[module])):
+                if isinstance(line, ast.ImportFrom) and line.module is not None:
+                    todo += [line.module, *(f"{line.module}.{alias.name}" for alias in line.names)]
+    assert sources, f"no source for {function}"
+    return hashlib.sha256(b"\0".join(sources[name] for name in sorted(sources))).hexdigest()
+
+
+_WARNED: set[str] = set()  # said once per process and node
 
 
 def stored(node: Node, storage: LocalStorage) -> Result | None:
@@ -133,11 +148,12 @@ def stored(node: Node, storage: LocalStorage) -> Result | None:
     entry = committed(node, storage)
     if entry is None:
         return None
-    if entry.info.get("source") != source_of(node.function):
+    if entry.info.get("source") != source_of(node.function) and node.name not in _WARNED:
+        _WARNED.add(node.name)
         log.warning(
-            "%s: reusing a result although %s changed since; if its numbers change too, raise the version of the node",
+            "%s: reusing a result although the code behind %s changed since; if its numbers change, raise its version",
             node.name,
-            node.function.split(":")[0],
+            node.function,
         )
     return Result(storage.path(f"{node.key}/{entry.folder}"), entry.info["summary"], entry.info["seconds"], reused=True)
 

@@ -1,235 +1,222 @@
 """The report: what an experiment came to, as one HTML file that opens offline. No figures are computed here.
 
-``Report`` says what a report holds; ``render`` sets it with the template beside this package. The same report gives
-the same bytes.
+``Report`` (with its parts) says what a report holds, ``render`` sets it with the templates beside this package, and
+``figure_files`` gives its figures alone. The same report gives the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.figures import KIND_NAMES, level_figure, loss_figure, stages_figure
+from pipeline.plotting import inline
+from pipeline.report_parts import (
+    Choice,
+    Dataset,
+    Kind,
+    NodeRow,
+    Part,
+    Report,
+    Scores,
+    SearchPoint,
+    SearchSection,
+    StageSection,
+)
 
-from pipeline.figures import COLOURS, Axes, Line, line_figure
+__all__ = [
+    "Choice",
+    "Dataset",
+    "Kind",
+    "NodeRow",
+    "Part",
+    "Report",
+    "Scores",
+    "SearchPoint",
+    "SearchSection",
+    "StageSection",
+    "clock",
+    "figure_files",
+    "render",
+    "verdict",
+]
 
-Kind = Literal["truncated", "non_truncated"]
-KIND_NAMES = {"truncated": "truncated", "non_truncated": "non-truncated"}
-
-
-class Part(BaseModel):
-    """Base of the report's parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Scores(Part):
-    """One row of scores; None where it was not taken."""
-
-    samples: int | None
-    fid: float | None
-    accuracy: float | None
-    precision: float | None
-    recall: float | None
-
-
-class StageSection(Part):
-    """One rung of the cascade. Grids are PNG bytes, a row per class."""
-
-    name: str
-    size: int
-    low_res_size: int | None
-    parameters: int
-    steps: int
-    training_seconds: float
-    images_per_second: float
-    loss: list[tuple[int, float]]
-    chained: Scores
-    oracle: Scores | None
-    real: Scores
-    level: float
-    kind: Kind
-    grid_png: bytes | None
-    oracle_png: bytes | None
-    real_png: bytes | None
-    per_class: dict[str, float]
-
-    @property
-    def gap(self) -> float | None:
-        """Chained minus oracle FID: what the chain's own low-res images cost."""
-        if self.oracle is None or self.oracle.fid is None or self.chained.fid is None:
-            return None
-        return self.chained.fid - self.oracle.fid
+WORST_CLASSES = 20  # shown at once; the others are folded away
 
 
-class SearchPoint(Part):
-    """One trial: an augmentation level s, shown as time, log-SNR and DDPM step, and what it scored."""
+class Figure(NamedTuple):
+    """A stand-alone SVG and what it says, for those who do not see it."""
 
-    kind: Kind
-    level: float
-    logsnr: float
-    ddpm_step: float
-    chained_fid: float
-    oracle_fid: float | None
-    accuracy: float
-    recall: float | None
-    seconds: float
-
-
-class Choice(Part):
-    """The kind and level that a round of the search chose."""
-
-    kind: Kind
-    level: float
-
-
-class SearchSection(Part):
-    """The trials of one stage."""
-
-    stage: str
-    metric: str
-    points: list[SearchPoint]
-    chosen: Choice
-
-
-class NodeRow(Part):
-    """One node of the graph: how long it took when it was computed, and whether this run reused it."""
-
-    name: str
-    digest: str
-    seconds: float
-    reused: bool
-    where: str
-
-
-class Dataset(Part):
-    """What was learned from."""
-
-    name: str
-    image_size: int
-    classes: list[str]
-    train: int
-    val: int
-    resize: str
-    lossy: bool
-
-
-class Report(Part):
-    """Everything a report shows."""
-
-    title: str
-    created: str
-    revision: str
-    command: str
-    notes: list[str]
-    dataset: Dataset
-    scorer: str
-    stages: list[StageSection]
-    searches: list[SearchSection]
-    nodes: list[NodeRow]
-    settings: dict[str, Any]
+    svg: str
+    description: str
 
 
 def render(report: Report) -> str:
     """The report as one self-contained HTML page."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "share": _share, "clock": clock, "data_uri": _data_uri}
-    return environment.from_string(template).render(
-        report=report,
-        kind_names=KIND_NAMES,
-        losses=_loss_figure(report.stages),
-        searches=[(section, _fid_figure(section), _accuracy_figure(section)) for section in report.searches],
-        settings=json.dumps(report.settings, indent=2),
-        verdict=verdict(report),
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"number": number, "share": share, "clock": clock, "data_uri": _data_uri, "level": _level}
+    drawn = {name: inline(figure.svg, name, figure.description) for name, figure in _figures(report).items()}
+    return environment.get_template("report.html").render(
+        report=report,
+        last=report.stages[-1],
+        figures=drawn,
+        kinds=KIND_NAMES,
+        verdict=verdict(report),
+        levels={stage.name: _level_of(stage, report) for stage in report.stages},
+        classes=_class_rows(report),
+        worst_classes=WORST_CLASSES,
+        settings=_setting_groups(report.settings),
+        chance=1 / max(1, len(report.dataset.classes)),
+    )
+
+
+def figure_files(report: Report) -> dict[str, str]:
+    """The figures of ``report`` as stand-alone SVG documents by file name, to log or to put into a paper."""
+    return {f"{name}.svg": figure.svg for name, figure in _figures(report).items()}
+
+
+def _figures(report: Report) -> dict[str, Figure]:
+    real = {stage.name: stage.real.fid for stage in report.stages}
+    found = {
+        "fid-by-stage": Figure(stages_figure(report.stages), "FID of each stage: " + _told_stages(report)),
+        "loss": Figure(loss_figure(report.stages), "Training loss against the step: " + _told_losses(report)),
+    }
+    for section in report.searches:
+        told = f"Scores of {section.stage} against the augmentation level s: " + _told_points(section)
+        found[f"level-{section.stage}"] = Figure(level_figure(section, real.get(section.stage)), told)
+    return {name: figure for name, figure in found.items() if figure.svg}
+
+
+def _told_stages(report: Report) -> str:
+    def one(stage: StageSection) -> str:
+        oracle = f", oracle {number(stage.oracle.fid)}" if stage.oracle else ""
+        return f"{stage.name} chained {number(stage.chained.fid)}{oracle}, real {number(stage.real.fid)}"
+
+    return "; ".join(one(stage) for stage in report.stages) + "."
+
+
+def _told_losses(report: Report) -> str:
+    ends = [(stage.name, stage.loss[0][1], stage.loss[-1][1]) for stage in report.stages if stage.loss]
+    return "; ".join(f"{name} from {number(first)} to {number(last)}" for name, first, last in ends) + "."
+
+
+def _told_points(section: SearchSection) -> str:
+    def one(point: SearchPoint) -> str:
+        told = f"s {point.level:g} {KIND_NAMES[point.kind]} chained FID {number(point.chained_fid)}"
+        return told + f", accuracy {share(point.accuracy)}" + (" (chosen)" if section.is_chosen(point) else "")
+
+    return "; ".join(one(point) for point in section.points) + "."
 
 
 def verdict(report: Report) -> str:
-    """What came out, in one or two sentences made of the figures alone."""
-    last = report.stages[-1]
-    parts = [f"The cascade's {last.size} px samples have a chained FID of {_figure(last.chained.fid)}"]
-    if last.oracle is not None:
-        parts.append(f"{_figure(last.oracle.fid)} with real low-res images")
-    parts.append(f"{_figure(last.real.fid)} for real held-out images of the same number")
-    accuracy = f" A classifier trained on real images recognises {_share(last.chained.accuracy)} of them"
-    worst = min(last.per_class.items(), key=lambda item: item[1], default=None)
-    worst_text = f", and {_share(worst[1])} of the worst class, {worst[0]}." if worst else "."
-    return ", ".join(parts) + "." + accuracy + worst_text
+    """What came out, in a few sentences made of the figures alone; what was not taken is not mentioned."""
+    last, classes = report.stages[-1], len(report.dataset.classes)
+    sentences = []
+    if last.chained.accuracy is not None:
+        real = f" ({share(last.real.accuracy)} of real images" if last.real.accuracy is not None else " ("
+        real += f"{', ' if last.real.accuracy is not None else ''}chance {share(1 / max(1, classes))})"
+        sentences.append(
+            f"A classifier trained on real images recognises {share(last.chained.accuracy)} of the cascade's "
+            f"{last.size} px samples{real}."
+        )
+    if last.per_class:
+        worst = min(last.per_class, key=lambda name: last.per_class[name])
+        sentences.append(f"The hardest class is {worst}, {share(last.per_class[worst])}.")
+    if last.chained.fid is not None:
+        fid = f"Their chained FID is {number(last.chained.fid)}"
+        fid += f"; real held-out images score {number(last.real.fid)}." if last.real.fid is not None else "."
+        sentences.append(fid)
+    if last.gap is not None and last.oracle is not None:
+        cause = "most of it is lost below" if last.gap > (last.oracle.fid or 0.0) else "most of it is its own"
+        sentences.append(
+            f"Given real low-res images, {last.name} alone reaches {number(last.oracle.fid)}: "
+            f"the chain costs {number(last.gap)}, so {cause}."
+        )
+    return " ".join(sentences) or "No scores were taken."
 
 
-def _loss_figure(stages: list[StageSection]) -> str:
-    # A flat average over a few logged steps: single steps scatter more than the curve falls.
-    lines = [
-        Line(stage.name, _smoothed(stage.loss), COLOURS[number % len(COLOURS)]) for number, stage in enumerate(stages)
-    ]
-    text = "Training loss of each stage against the optimizer step: " + "; ".join(
-        f"{stage.name} ends at {stage.loss[-1][1]:.3f}" for stage in stages if stage.loss
-    )
-    return line_figure(lines, Axes("step", "training loss", log_y=True), description=text)
+class Level(NamedTuple):
+    """The augmentation level of a stage as a person reads it."""
+
+    s: float
+    kind: Kind
+    logsnr: float | None
+    step: float | None
 
 
-def _smoothed(points: list[tuple[int, float]], window: int = 5) -> list[tuple[float, float]]:
-    found = []
-    for end in range(1, len(points) + 1):
-        part = [value for _, value in points[max(0, end - window) : end]]
-        found.append((float(points[end - 1][0]), sum(part) / len(part)))
-    return found
+def _level_of(stage: StageSection, report: Report) -> Level | None:
+    """None for the base stage. log-SNR and step come from a trial at the same level where the stage has none."""
+    if stage.low_res_size is None:
+        return None
+    tried = [point for section in report.searches if section.stage == stage.name for point in section.points]
+    same = next((point for point in tried if point.level == stage.level), None)
+    logsnr = stage.logsnr if stage.logsnr is not None or same is None else same.logsnr
+    step = stage.ddpm_step if stage.ddpm_step is not None or same is None else same.ddpm_step
+    return Level(stage.level, stage.kind, logsnr, step)
 
 
-def _fid_figure(section: SearchSection) -> str:
-    lines = _lines(section, "chained_fid", "chained, ")
-    oracle = sorted({(p.level, p.oracle_fid) for p in section.points if p.oracle_fid is not None})
-    lines.append(Line("oracle", oracle, COLOURS[2], dashed=True, marker="^"))
-    best = min(section.points, key=lambda p: (p.kind != section.chosen.kind, abs(p.level - section.chosen.level)))
-    text = f"FID of {section.stage} against the augmentation level s: " + _told(section, "chained_fid")
-    axes = Axes("augmentation level s", "FID")
-    return line_figure(lines, axes, description=text, mark=(best.level, best.chained_fid))
+def _level(level: Level | None) -> str:
+    if level is None:
+        return "–"
+    kind = f", {KIND_NAMES[level.kind]}" if level.s else ""
+    return f"{level.s:g}{kind}"
 
 
-def _accuracy_figure(section: SearchSection) -> str:
-    lines = _lines(section, "accuracy", "accuracy, ")
-    recall = _lines(section, "recall", "recall, ")
-    lines += [Line(line.label, line.points, line.colour, dashed=True, marker="") for line in recall]
-    text = f"Accuracy and recall of {section.stage} against s: " + _told(section, "accuracy")
-    return line_figure(lines, Axes("augmentation level s", "share of samples"), description=text)
+def _class_rows(report: Report) -> list[tuple[str, list[float | None]]]:
+    """(class, accuracy of each stage that has any), the worst at the last stage first."""
+    stages = [stage for stage in report.stages if stage.per_class]
+    rows = [(name, [stage.per_class.get(name) for stage in stages]) for name in report.dataset.classes]
+    rows = [(name, shares) for name, shares in rows if any(value is not None for value in shares)]
+    return sorted(rows, key=lambda row: (row[1][-1] is None, row[1][-1], row[0]))
 
 
-def _lines(section: SearchSection, figure: str, label: str) -> list[Line]:
-    """A curve per kind of augmentation. At s = 0 the kinds are one trial, which begins every curve."""
-    lines = []
-    for number, (kind, name) in enumerate(KIND_NAMES.items()):
-        mine = {p.level: getattr(p, figure) for p in section.points if p.level == 0.0 or p.kind == kind}
-        points = sorted((level, value) for level, value in mine.items() if value is not None)
-        if any(p.kind == kind and p.level > 0 for p in section.points):
-            lines.append(Line(label + name, points, COLOURS[number], marker="os"[number]))
-    return lines
+def _setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(top-level section, [(dotted path as ``--set`` takes it, value)]); stages are sections of their own."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, value in _flat(settings, ""):
+        parts = path.split(".")
+        depth = 2 if parts[0] == "stages" and len(parts) > 2 else 1
+        group = ".".join(parts[:depth]) if len(parts) > 1 else "experiment"
+        groups.setdefault(group, []).append((path, value))
+    return list(groups.items())
 
 
-def _told(section: SearchSection, figure: str) -> str:
-    return "; ".join(f"{KIND_NAMES[p.kind]} s={p.level:g}: {getattr(p, figure):.3g}" for p in section.points)
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figure(value: float | None) -> str:
-    """Three significant digits, or a dash."""
-    return "–" if value is None else f"{value:.3g}"
+def number(value: float | None) -> str:
+    """Three significant digits, never in powers of ten below a million, or a dash."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A share in [0, 1] as per cent, or a dash."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def clock(seconds: float) -> str:
     """Seconds as a person says them: 0.4 s, 52 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 

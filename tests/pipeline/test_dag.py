@@ -58,6 +58,7 @@ def _functions_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.execution.function_of", lambda name: globals()[name])
     monkeypatch.setattr("pipeline.execution.source_of", lambda name: "source")
     monkeypatch.setattr("pipeline.dag.source_of", lambda name: "source")
+    monkeypatch.setattr("pipeline.dag._WARNED", set())
 
 
 def node(name: str, value: int, function: str = "add", version: int = 1, **inputs: Node) -> Node:
@@ -151,7 +152,7 @@ def test_changed_source_under_an_unchanged_version_is_said(
     run(storage, a)
     monkeypatch.setattr(dag, "source_of", lambda name: "another source")
     assert stored(a, storage) is not None
-    assert "raise the version" in caplog.text
+    assert "raise its version" in caplog.text
 
 
 def test_progress_is_a_file_that_anybody_may_read(tmp_path: Path) -> None:
@@ -159,3 +160,29 @@ def test_progress_is_a_file_that_anybody_may_read(tmp_path: Path) -> None:
     progress(3, 10)
     assert json.loads((tmp_path / "p.json").read_text()) == [3, 10]
     Progress()(1, 2)  # nobody watches
+
+
+def test_source_covers_what_a_function_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    package = tmp_path / "pipeline"
+    package.mkdir()
+    (package / "dag.py").touch()
+    (package / "a.py").write_text("import json\nfrom pipeline.b import thing\nfrom pipeline import c\n")
+    (package / "b.py").write_text("def f():\n    from pipeline.d import late\n")
+    (package / "c.py").write_text("from pipeline.a import cycle\n")
+    (package / "d.py").write_text("late = 1\n")
+    (package / "other.py").write_text("x = 1\n")
+    monkeypatch.setattr(dag, "__file__", str(package / "dag.py"))
+
+    def source() -> str:
+        dag.source_of.cache_clear()
+        return dag.source_of("pipeline.a:f")
+
+    first = source()
+    for name, changes in (("other", False), ("d", True), ("c", True), ("b", True), ("a", True)):
+        path = package / f"{name}.py"
+        before = path.read_text()
+        path.write_text(before + "# more\n")
+        assert (source() != first) is changes, name
+        path.write_text(before)
+    dag.source_of.cache_clear()
