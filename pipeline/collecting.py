@@ -17,7 +17,7 @@ from pipeline.experiment_spec import Experiment, InceptionScorer
 from pipeline.grids import class_grid
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.outcome import Outcome, git_revision
-from pipeline.report import NodeRow, Report, Scores, SearchPoint, SearchSection, StageSection
+from pipeline.report_parts import NodeRow, Report, Scores, SearchPoint, SearchSection, StageSection
 
 DDPM_STEPS = 1000
 
@@ -122,6 +122,7 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
         real=real,
         level=config.sampling.level,
         kind=config.sampling.augmentation,
+        **({} if config.low_res_size is None else _level(experiment, name, config.sampling.level)),
         grid_png=_sample_grid(outcome.results[f"samples/{name}"].folder, manifest),
         oracle_png=_sample_grid(oracle.folder, manifest) if oracle else None,
         real_png=_real_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
@@ -166,19 +167,22 @@ def _sampling(outcome: Outcome, stage: str, settings: Mapping[str, Any]) -> dict
 
 def _point(outcome: Outcome, stage: str, point: Mapping[str, Any]) -> SearchPoint:
     place = _sampling(outcome, stage, point["settings"])
-    experiment = outcome.experiment
-    below = experiment.stages[experiment.names[max(0, experiment.names.index(stage) - 1)]].schedule
-    logsnr = _cosine_logsnr(place["level"], below.logsnr_min, below.logsnr_max, below.shift)
     return SearchPoint(
         **place,
-        logsnr=logsnr,
-        ddpm_step=_ddpm_step(logsnr),
+        **_level(outcome.experiment, stage, place["level"]),
         chained_fid=point["chained"]["fid"],
         oracle_fid=point["oracle"]["fid"] if point["oracle"] else None,
         accuracy=point["chained"]["accuracy"],
         recall=point["chained"]["recall"],
         seconds=point["seconds"],
     )
+
+
+def _level(experiment: Experiment, stage: str, level: float) -> dict[str, float]:
+    """Level s of ``stage`` as log-SNR of the stage below, and as the paper's step index."""
+    below = experiment.stages[experiment.names[max(0, experiment.names.index(stage) - 1)]].schedule
+    logsnr = _cosine_logsnr(level, below.logsnr_min, below.logsnr_max, below.shift)
+    return {"logsnr": logsnr, "ddpm_step": _ddpm_step(logsnr)}
 
 
 def _cosine_logsnr(t: float, low: float, high: float, shift: float) -> float:

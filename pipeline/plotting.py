@@ -88,7 +88,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Figure, list[str]]]:
         yield figure, out
         buffer = io.StringIO()
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure).print_figure(buffer, format="svg", metadata=metadata, transparent=True)
+        FigureCanvasSVG(figure).print_figure(buffer, format="svg", metadata=metadata)
         out.append(buffer.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', system-ui, sans-serif"))
 
 
