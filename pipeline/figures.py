@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KIND_NAMES = {"truncated": "truncated", "non_truncated": "non-truncated"}
 KIND_STYLES = {"truncated": (BLUE, "o"), "non_truncated": (ORANGE, "s")}
+_MARKS = (("real, held out", GREEN, "D"), ("oracle", BLUE, "^"), ("chained", ORANGE, "o"))
 
 
 def stages_figure(stages: Sequence[StageSection]) -> str:
@@ -40,18 +41,20 @@ def stages_figure(stages: Sequence[StageSection]) -> str:
         fit_axis(plot, found, "x")
         bare(plot, grid="x")
         handles, names = plot.get_legend_handles_labels()
-        legend = dict(zip(names, handles, strict=True))
+        known = dict(zip(names, handles, strict=True))
+        legend = {name: known[name] for name, *_ in _MARKS if name in known}
         figure.legend(legend.values(), legend.keys(), loc="outside upper right", ncols=3, handletextpad=0.2)
     return out[0]
 
 
 def _fids(stage: StageSection) -> list[tuple[str, float, str, str]]:
-    rows = [
-        ("real, held out", stage.real.fid, GREEN, "D"),
-        ("oracle", stage.oracle.fid if stage.oracle else None, BLUE, "^"),
-        ("chained", stage.chained.fid, ORANGE, "o"),
-    ]
-    return [(name, fid, colour, marker) for name, fid, colour, marker in rows if fid is not None]
+    scores = {"real, held out": stage.real, "oracle": stage.oracle, "chained": stage.chained}
+    found = []
+    for name, colour, marker in _MARKS:
+        score = scores[name]
+        if score is not None and score.fid is not None:
+            found.append((name, score.fid, colour, marker))
+    return found
 
 
 def loss_figure(stages: Sequence[StageSection]) -> str:
@@ -78,8 +81,11 @@ def loss_figure(stages: Sequence[StageSection]) -> str:
     return out[0]
 
 
-def level_figure(section: SearchSection, real_fid: float | None) -> str:
-    """FID (left), accuracy and recall (right) against s, with log-SNR and DDPM step beside s. Empty without points."""
+def level_figure(section: SearchSection) -> str:
+    """FID (left), accuracy and recall (right) against s, with log-SNR and DDPM step beside s. Empty without points.
+
+    The FID of real images is left out: a search draws fewer samples than the evaluation, and FID depends on that.
+    """
     if not section.points:
         return ""
     chosen = [point for point in section.points if section.is_chosen(point)]
@@ -87,11 +93,8 @@ def level_figure(section: SearchSection, real_fid: float | None) -> str:
         left, right = figure.subplots(1, 2)
         fids = _lines(left, section, "chained_fid", "chained, {}")
         fids += _oracle_lines(left, section)
-        if real_fid is not None:
-            left.axhline(real_fid, color=GREEN, lw=1.2, ls=":", label="real, held out")
-            fids.append(real_fid)
-        shares = _lines(right, section, "accuracy", "accuracy, {}")
-        shares += _lines(right, section, "recall", "recall, {}", dashes=(1, 1.2), filled=False)
+        _lines(right, section, "accuracy", "accuracy, {}")
+        _lines(right, section, "recall", "recall, {}", dashes=(1, 1.2), filled=False)
         _mark(left, [(point.level, point.chained_fid) for point in chosen])
         _mark(right, [(point.level, point.accuracy) for point in chosen])
         left.set(title="FID (lower is better)")
@@ -99,6 +102,7 @@ def level_figure(section: SearchSection, real_fid: float | None) -> str:
         fit_axis(left, fids, "y")
         right.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         for plot in (left, right):
+            plot.margins(y=0.09)
             _level_axis(plot, section.points)
             bare(plot)
             handles, _ = plot.get_legend_handles_labels()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, distinguishable for every kind of colour vision (the green darkened for contrast).
 BLUE, ORANGE, GREEN, INK, QUIET = "#0072B2", "#D55E00", "#00785A", "#1a1d21", "#6b737c"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "rayfall",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same everywhere

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Tracking
 from pipeline.outcome import Outcome, git_revision
@@ -135,7 +136,8 @@ def _record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome)
         for point in found["points"]:
             name = f"trial/{found['stage']} " + " ".join(str(value) for value in point["settings"].values())
             params = {"stage": found["stage"], **point["settings"], "chosen": point["settings"] == found["chosen"]}
-            run = _child(tracker, opened, parent, name, "trial", f"trial {number} {point['settings']}", params)
+            key = f"trial {number} {digest_of(point["settings"])[:16]}"
+            run = _child(tracker, opened, parent, name, "trial", key, params)
             if point["error"] is not None:
                 tracker.finish(run, "FAILED")
                 continue

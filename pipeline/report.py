@@ -85,14 +85,13 @@ def figure_files(report: Report) -> dict[str, str]:
 
 
 def _figures(report: Report) -> dict[str, Figure]:
-    real = {stage.name: stage.real.fid for stage in report.stages}
     found = {
         "fid-by-stage": Figure(stages_figure(report.stages), "FID of each stage: " + _told_stages(report)),
         "loss": Figure(loss_figure(report.stages), "Training loss against the step: " + _told_losses(report)),
     }
     for section in report.searches:
         told = f"Scores of {section.stage} against the augmentation level s: " + _told_points(section)
-        found[f"level-{section.stage}"] = Figure(level_figure(section, real.get(section.stage)), told)
+        found[f"level-{section.stage}"] = Figure(level_figure(section), told)
     return {name: figure for name, figure in found.items() if figure.svg}
 
 
@@ -137,10 +136,8 @@ def verdict(report: Report) -> str:
         sentences.append(fid)
     if last.gap is not None and last.oracle is not None:
         cause = "most of it is lost below" if last.gap > (last.oracle.fid or 0.0) else "most of it is its own"
-        sentences.append(
-            f"Given real low-res images, {last.name} alone reaches {number(last.oracle.fid)}: "
-            f"the chain costs {number(last.gap)}, so {cause}."
-        )
+        costs = f"the chain costs {number(last.gap)}, so {cause}" if last.gap > 0 else "the chain costs nothing"
+        sentences.append(f"Given real low-res images, {last.name} alone reaches {number(last.oracle.fid)}: {costs}.")
     return " ".join(sentences) or "No scores were taken."
 
 
@@ -191,7 +188,7 @@ def _setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[s
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not path):
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
     else:
@@ -199,15 +196,15 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, never in powers of ten below a million, or a dash."""
+    """Three significant digits, from a thousand to a million all of them, or a dash."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
 
 
 def share(value: float | None) -> str:
-    """A share in [0, 1] as per cent, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """A share in [0, 1] as per cent (with a space that no line breaks at), or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def clock(seconds: float) -> str:

@@ -34,6 +34,7 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXE
 
 KEY_TAG = "rayfall.key"
 KIND_TAG = "rayfall.kind"
+_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the pages open as for language models
 _SQLITE = "sqlite:///"
 _BATCH_METRICS = 1000  # MLflow's limits for one log_batch call
 _BATCH_PARAMS = 100
@@ -101,15 +102,14 @@ class Tracker:
         try:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                return str(self._client.create_experiment(name, artifact_location=self._artifact_location(name)))
+                place = self._artifact_location(name)
+                return str(self._client.create_experiment(name, artifact_location=place, tags=_TAGS))
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"tracking.uri {self.uri} cannot be used: {reason}; start that server or name another"
-            ) from error
+            why = f"cannot be used: {str(error).splitlines()[0]}; start that server or name another"
+            raise UserError(f"tracking.uri {self.uri} {why}") from error
 
     def _artifact_location(self, name: str) -> str | None:
         if self.artifact_root is None or "://" in self.artifact_root:

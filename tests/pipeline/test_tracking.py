@@ -17,15 +17,16 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.tracking import MetricBuffer, Tracker, absolute_uri, ui_command
 
-WRITER = """
+STEPS = 60
+WRITER = f"""
 import sys
 from pipeline.tracking import MetricBuffer, Tracker
 uri, run_id, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
-buffer = MetricBuffer(Tracker(uri), run_id, every_seconds=0.0 if first == 0 else 0.02)
+buffer = MetricBuffer(Tracker(uri), run_id, every_seconds=0.0)
 print("ready", flush=True)
-sys.stdin.readline()  # so that all three write at the same time
-for step in range(200):
-    buffer.add(step, {"loss": first + step / 256, "images_per_second": 100.0})
+sys.stdin.readline()  # so that all write at the same time
+for step in range({STEPS}):
+    buffer.add(step, {{"loss": first + step / 256, "images_per_second": 100.0}})
 buffer.flush()
 """
 
@@ -61,17 +62,16 @@ def test_opening_twice_gives_the_same_experiment(tracker: Tracker, experiment: s
 
 
 def test_three_processes_lose_no_metric(tracker: Tracker, experiment: str) -> None:
-    runs = [tracker.run(experiment, name=f"s{n}", kind="stage", key=f"writer-{n}") for n in (0, 1)]
-    targets = [runs[0], runs[1], runs[1]]  # two of them even share a run
+    mine, shared = [tracker.run(experiment, name=key, kind="stage", key=key) for key in ("writer", "writers")]
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, tracker.uri, run, str(first)],
+            [sys.executable, "-c", WRITER, tracker.uri, shared, str(first)],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for first, run in enumerate(targets)
+        for first in (1, 2)
     ]
     for writer in writers:
         assert writer.stdout is not None
@@ -80,10 +80,12 @@ def test_three_processes_lose_no_metric(tracker: Tracker, experiment: str) -> No
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
-    assert _history(tracker, runs[0], "loss") == [(step, step / 256) for step in range(200)]
-    expected = sorted((step, first + step / 256) for step in range(200) for first in (1, 2))
-    assert _history(tracker, runs[1], "loss") == expected
+    for step in range(STEPS):  # the third
+        tracker.log_metrics(mine, {"loss": step / 256}, step)
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert _history(tracker, mine, "loss") == [(step, step / 256) for step in range(STEPS)]
+    expected = sorted((step, first + step / 256) for step in range(STEPS) for first in (1, 2))
+    assert _history(tracker, shared, "loss") == expected  # two of them even share a run
 
 
 def test_a_key_finds_its_run_again_under_its_parent(tracker: Tracker, experiment: str) -> None:
