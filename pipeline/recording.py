@@ -136,7 +136,7 @@ def _record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome)
         for point in found["points"]:
             name = f"trial/{found['stage']} " + " ".join(str(value) for value in point["settings"].values())
             params = {"stage": found["stage"], **point["settings"], "chosen": point["settings"] == found["chosen"]}
-            key = f"trial {number} {digest_of(point["settings"])[:16]}"
+            key = f"trial {number} {digest_of(point['settings'])[:16]}"
             run = _child(tracker, opened, parent, name, "trial", key, params)
             if point["error"] is not None:
                 tracker.finish(run, "FAILED")
