@@ -79,6 +79,7 @@ def scores_of(outcome: Outcome, name: str) -> dict[str, float]:
 
 def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
     """Write stages, evaluation, trials, grids and the report under ``parent``, then end the runs."""
+    from pipeline.report import figure_files
     from pipeline.training import open_buffer, read_history, replay
 
     tracker = Tracker(tracking.uri)
@@ -109,6 +110,8 @@ def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, ht
         tracker.log_metrics(parent, {f"{name}.{key}": value for key, value in metrics.items()}, 0)
     _record_search(tracker, opened, parent, outcome)
     tracker.log_file(parent, html)
+    for name, svg in figure_files(report).items():
+        tracker.log_text(parent, svg, f"figures/{name}")
     close_runs(tracking, parent, "FINISHED")
 
 

@@ -34,7 +34,6 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXE
 
 KEY_TAG = "rayfall.key"
 KIND_TAG = "rayfall.kind"
-_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the pages open as for language models
 _SQLITE = "sqlite:///"
 _BATCH_METRICS = 1000  # MLflow's limits for one log_batch call
 _BATCH_PARAMS = 100
@@ -103,7 +102,7 @@ class Tracker:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 place = self._artifact_location(name)
-                return str(self._client.create_experiment(name, artifact_location=place, tags=_TAGS))
+                return str(self._client.create_experiment(name, artifact_location=place))
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)

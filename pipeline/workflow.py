@@ -91,6 +91,7 @@ class Session:
         self.storage = open_storage(experiment.store)
         self.journal = Journal(events)
         self.stack = ExitStack()
+        self.on_ray = False
         self.tracking: Tracking | None = None
         self.parent: str | None = None
 
@@ -109,14 +110,12 @@ class Session:
         """Compute what is missing, on Ray (started on first need)."""
         from pipeline.execution import execute
 
-        if missing(targets, self.storage):
-            import ray
-
+        if missing(targets, self.storage) and not self.on_ray:
             from pipeline.cluster import ray_cluster
 
-            if not ray.is_initialized():
-                self.journal.message("starting Ray")
-                self.stack.enter_context(ray_cluster(self.experiment.resources.address))
+            self.journal.message("starting Ray")
+            self.stack.enter_context(ray_cluster(self.experiment.resources.address))
+            self.on_ray = True
         return execute(targets, self.storage, self.journal, use_ray=True)
 
     def track(self) -> None:
