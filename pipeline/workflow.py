@@ -122,7 +122,10 @@ class Session:
         """Open the MLflow runs of this experiment: a parent, and one per stage."""
         from pipeline.recording import open_runs
 
-        identity = digest_of([node.digest for node in targets_of(self.experiment, self.storage)])
+        # Of what is declared, not of what the search will choose: the same command must find the same runs again.
+        nodes = Nodes(self.experiment)
+        declared = nodes.evaluation() + ([nodes.search()] if self.experiment.search else [])
+        identity = digest_of([node.digest for node in declared])
         self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
 
     @property
