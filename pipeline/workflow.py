@@ -184,7 +184,7 @@ def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
     assert session.parent is not None
     assert session.tracking is not None
     report = collect(outcome, session.journal.computed, created=time.time())
-    path = session.storage.path("reports") / f"{session.experiment.name}.html"
+    path = session.storage.path(f"reports/{session.experiment.name}/report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     record(outcome, report, session.tracking, session.parent, path)
@@ -205,7 +205,7 @@ def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
         )
     outcome = outcome_of(experiment, storage)
     report = collect(outcome, set(), created=time.time())
-    path = path or storage.path("reports") / f"{experiment.name}.html"
+    path = path or storage.path(f"reports/{experiment.name}/report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     return figures_of(outcome) | {"report": str(path)}

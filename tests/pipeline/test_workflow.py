@@ -146,7 +146,7 @@ def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experi
     assert {run.info.status for run in runs} == {"FINISHED"}
     stage = next(run for run in runs if run.info.run_name == "train/sr")
     assert [m.step for m in client.get_metric_history(stage.info.run_id, "loss")] == [2, 4]
-    assert "tiny.html" in [file.path for file in client.list_artifacts(parents[0].info.run_id)]
+    assert "report.html" in [file.path for file in client.list_artifacts(parents[0].info.run_id)]
 
 
 @pytest.mark.ray
