@@ -32,7 +32,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
         created=moment,
         revision=git_revision(),
         command=f"rayfall run jobs/experiments/{declared.name}.yaml",
-        notes=_notes(experiment, manifest),
+        notes=_notes(experiment, manifest) + _search_notes(outcome),
         dataset={
             "name": manifest.source.name,
             "image_size": manifest.image_size,
@@ -150,11 +150,40 @@ def _searches(outcome: Outcome) -> list[SearchSection]:
         return []
     sections = []
     for found in outcome.search.summary["rounds"]:
+        if not _is_of_levels(found):
+            continue
         stage = found["stage"]
         points = [_point(outcome, stage, point) for point in found["points"] if point["error"] is None]
         chosen = _sampling(outcome, stage, found["chosen"])
         sections.append(SearchSection(stage=stage, metric=found["metric"], points=points, chosen=chosen))
     return sections
+
+
+def _is_of_levels(found: Mapping[str, Any]) -> bool:
+    """Whether a round of the search varied nothing but how the low-res image is handed over."""
+    own = f"stages.{found['stage']}.sampling."
+    return all(path in (f"{own}level", f"{own}augmentation") for path in _searched(found))
+
+
+def _searched(found: Mapping[str, Any]) -> list[str]:
+    """The paths that differ between the points of a round."""
+    values: dict[str, set[str]] = {}
+    for point in found["points"]:
+        for path, value in point["settings"].items():
+            values.setdefault(path, set()).add(json.dumps(value))
+    return [path for path, seen in values.items() if len(seen) > 1]
+
+
+def _search_notes(outcome: Outcome) -> list[str]:
+    """A sentence for each round that has no figure against s."""
+    rounds = outcome.search.summary["rounds"] if outcome.search else []
+    return [
+        f"The search at {found['stage']} chose "
+        + ", ".join(f"{path} = {found['chosen'][path]}" for path in _searched(found))
+        + f" of {len(found['points'])} trials by {found['metric']}."
+        for found in rounds
+        if not _is_of_levels(found)
+    ]
 
 
 def _sampling(outcome: Outcome, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class EvaluationSpec(Spec):
 class Values(Spec):
     """A finite list to choose from; the only distribution that a grid can walk."""
 
-    values: tuple[bool | int | float | str, ...] = Field(min_length=1)
+    values: tuple[bool | int | float | str | tuple[float, ...], ...] = Field(min_length=1)
 
 
 class Uniform(Spec):

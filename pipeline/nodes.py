@@ -253,5 +253,5 @@ class Nodes:
         nodes = Nodes(experiment, trial=True)
         inputs = {f"train {name}": self.train(name) for name in experiment.names}
         inputs |= {f"real {name}": nodes.scores("real", name) for name in experiment.names}
-        context = {**self._context, "trial_cpus": 1.0, "experiment": experiment.model_dump(mode="json")}
+        context = {**self._context, "experiment": experiment.model_dump(mode="json")}
         return self._node("search", "pipeline.search:search_stages", config, inputs=inputs, context=context, cpus=0)

@@ -36,7 +36,7 @@ def search_stages(task: Task) -> dict[str, Any]:
     chosen: Settings = {}
     rounds = []
     for stage, paths in rounds_of(experiment):
-        points = Round(experiment, stage, paths, chosen, task.context).run(task.progress)
+        points = Round(experiment, stage, paths, chosen).run(task.progress)
         finished = [point for point in points if point["error"] is None]
         if not finished:
             raise RuntimeError(f"no trial of the search at {stage} finished: {points[0]['error']}")
@@ -68,8 +68,13 @@ def grid_of(search: SearchSpec, paths: Sequence[str]) -> list[Settings]:
     for path in paths:
         distribution = search.space[path]
         assert isinstance(distribution, Values), "a grid has lists of values"
-        lists.append(distribution.values)
+        lists.append([_plain(value) for value in distribution.values])
     return [dict(zip(paths, values, strict=True)) for values in product(*lists)]
+
+
+def _plain(value: Any) -> Any:
+    """A listed value as JSON has it, so that a setting reads the same before and after it was stored."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def targets_of(experiment: Experiment, stage: str) -> list[Node]:
@@ -112,11 +117,9 @@ def run_trial(experiment: Experiment, stage: str, settings: Mapping[str, Any]) -
 class Round:
     """The trials of one round: ``paths`` are searched, ``fixed`` settings stay, ``stage`` is scored."""
 
-    def __init__(
-        self, experiment: Experiment, stage: str, paths: list[str], fixed: Settings, context: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, experiment: Experiment, stage: str, paths: list[str], fixed: Settings) -> None:
         assert experiment.search is not None
-        self.experiment, self.stage, self.paths, self.context = experiment, stage, paths, context
+        self.experiment, self.stage, self.paths = experiment, stage, paths
         self.search, self.fixed = experiment.search, fixed
 
     def run(self, progress: Any) -> list[dict[str, Any]]:
@@ -143,6 +146,13 @@ class Round:
             unique.setdefault(nodes[0].digest, trial)
         return list(unique.values())
 
+    def _trial_cpus(self) -> float:
+        """What a trial reserves: a CPU to sample with, or next to nothing where it waits for training workers.
+
+        Trials that held all CPUs while their own workers asked for some would wait for ever.
+        """
+        return 1.0 if all(path.split(".")[2:3] == ["sampling"] for path in self.paths) else 0.01
+
     def _tune(self, space: Mapping[str, Any], samples: int, progress: Any) -> list[dict[str, Any]]:
         """Run trials under Ray Tune on reused actors; a failed trial is a point with an error."""
         from ray import tune
@@ -157,7 +167,7 @@ class Round:
             _trial_class(), experiment=self.experiment.model_dump(mode="json"), stage=self.stage, fixed=self.fixed
         )
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"CPU": self.context["trial_cpus"]}),
+            tune.with_resources(trainable, {"CPU": self._trial_cpus()}),
             param_space=dict(space),
             tune_config=tune.TuneConfig(
                 num_samples=samples,
@@ -183,7 +193,7 @@ def _tune_domain(search: SearchSpec, path: str) -> Any:
 
     distribution = search.space[path]
     if isinstance(distribution, Values):
-        return tune.choice(list(distribution.values))
+        return tune.choice([_plain(value) for value in distribution.values])
     if isinstance(distribution, Uniform):
         return tune.uniform(*distribution.uniform)
     assert isinstance(distribution, LogUniform)
