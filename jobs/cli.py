@@ -155,9 +155,9 @@ def sample(
     def draw(resolved: Experiment, events: Events) -> Mapping[str, Any]:
         if stage is not None:
             require_stage(resolved, stage, "--stage")
-        from pipeline import workflow
+        from pipeline import drawing
 
-        return workflow.draw_samples(
+        return drawing.draw_samples(
             resolved, stage=stage, count=count, label=label, seed=seed, folder=out, events=events
         )
 

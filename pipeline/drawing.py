@@ -14,6 +14,7 @@ from pipeline.dag import stored
 from pipeline.datasets import data_folder
 from pipeline.errors import UserError
 from pipeline.events import Events
+from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
 from pipeline.manifest import load_manifest
@@ -55,8 +56,12 @@ def draw_samples(
     """Write ``count`` images of the cascade up to ``stage`` (None: the last) to ``folder``, and ``grid.png``.
 
     With the experiment's own evaluation seed (``seed`` None) and no ``label`` these are the first images that the
-    evaluation scores, bit for bit. Raises UserError for an unknown stage or class, or a stage that is not trained.
+    evaluation scores, bit for bit. Settings that a search chose are used where its result is stored. Raises UserError
+    for an unknown stage or class, or a stage that is not trained.
     """
+    storage = open_storage(experiment.store)
+    if experiment.search is not None and (found := stored(Nodes(experiment).search(), storage)):
+        experiment = with_settings(experiment, found.summary["chosen"])
     last = experiment.names[-1] if stage is None else stage
     if last not in experiment.stages:
         raise UserError(f"there is no stage {last!r}; stages are {', '.join(experiment.names)}")

@@ -209,27 +209,3 @@ def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     return figures_of(outcome) | {"report": str(path)}
-
-
-def draw_samples(
-    experiment: Experiment,
-    *,
-    stage: str | None,
-    count: int,
-    label: str | None,
-    seed: int | None,
-    folder: Path,
-    events: Events,
-) -> dict[str, Any]:
-    """Images of the trained cascade as PNG files; see ``pipeline.drawing.draw_samples``.
-
-    Uses the settings that the search chose where its result is stored.
-    """
-    from pipeline import drawing
-
-    storage = open_storage(experiment.store)
-    if experiment.search is not None and (found := stored(Nodes(experiment).search(), storage)):
-        experiment = with_settings(experiment, found.summary["chosen"])
-    return drawing.draw_samples(
-        experiment, stage=stage, count=count, label=label, seed=seed, folder=folder, events=events
-    )

@@ -267,16 +267,9 @@ def test_drawn_requests_are_compared_and_checked(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def _real(name: str) -> Path:
-    folder = Path(os.environ.get("RAYFALL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (folder / name).is_file():
-        pytest.skip(f"{name} is not in {folder}; RAYFALL_DATA names the folder that holds it")
-    return folder / name
-
-
 @pytest.mark.real_data
-def test_cifar10_arrives_whole(tmp_path: Path) -> None:
-    manifest = ingest(_real("cifar10.tar.gz"), tmp_path, size=32, val_fraction=0.1, shard_size=10_000)
+def test_cifar10_arrives_whole(tmp_path: Path, real_data: Path) -> None:
+    manifest = ingest(real_data / "cifar10.tar.gz", tmp_path, size=32, val_fraction=0.1, shard_size=10_000)
     assert {name: split.examples for name, split in manifest.splits.items()} == {
         "train": 50_000,
         "val": 10_000,
@@ -293,8 +286,8 @@ def test_cifar10_arrives_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_imagenet_photographs_of_every_size_and_mode_arrive(tmp_path: Path) -> None:
-    manifest = ingest(_real("imagenet-sample.tar.gz"), tmp_path, size=64, val_fraction=0.1, shard_size=100)
+def test_imagenet_photographs_of_every_size_and_mode_arrive(tmp_path: Path, real_data: Path) -> None:
+    manifest = ingest(real_data / "imagenet-sample.tar.gz", tmp_path, size=64, val_fraction=0.1, shard_size=100)
     assert sum(split.examples for split in manifest.splits.values()) == 400
     assert len(manifest.classes) == 400
     assert manifest.undecodable == ()

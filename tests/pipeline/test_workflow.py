@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import workflow
+from pipeline.drawing import draw_samples
 from pipeline.errors import UserError
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment
@@ -155,9 +156,7 @@ def test_samples_are_those_that_the_evaluation_scored(
 ) -> None:
     from PIL import Image
 
-    drawn = workflow.draw_samples(
-        experiment, stage="base", count=12, label=None, seed=None, folder=tmp_path, events=Silence()
-    )
+    drawn = draw_samples(experiment, stage="base", count=12, label=None, seed=None, folder=tmp_path, events=Silence())
     assert drawn["count"] == 12
     result = workflow.stored(Nodes(experiment).chained("base"), open_storage(experiment.store))
     assert result is not None
@@ -165,6 +164,4 @@ def test_samples_are_those_that_the_evaluation_scored(
     (file,) = tmp_path.glob("000003-*.png")
     assert np.array_equal(np.asarray(Image.open(file)), scored)
     with pytest.raises(UserError, match="no class 'cat'"):
-        workflow.draw_samples(
-            experiment, stage="base", count=1, label="cat", seed=None, folder=tmp_path, events=Silence()
-        )
+        draw_samples(experiment, stage="base", count=1, label="cat", seed=None, folder=tmp_path, events=Silence())
