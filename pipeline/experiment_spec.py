@@ -5,30 +5,26 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.classifier_spec import ClassifierSpec
-from stages.specs import (
-    AugmentationSpec,
-    CosineSchedule,
-    LossSpec,
-    NetSpec,
-    PositiveInt,
-    ScheduleSpec,
-    Spec,
-    StageSamplingSpec,
-    StageSpec,
-    TrainingSpec,
-    Unit,
-)
+from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
 
 
 def first_message(error: ValidationError) -> str:
     """What is wrong first, without pydantic's frame."""
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    first = error.errors()[0]
+    if first["type"] == "union_tag_invalid":
+        tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        nearest = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
+        return f"there is no kind {tag!r}; " + (
+            f"did you mean {nearest[0]!r}?" if nearest else f"kinds are {', '.join(known)}"
+        )
+    return str(first["msg"]).removeprefix("Value error, ")
 
 
 class DrawnData(Spec):
@@ -60,21 +56,16 @@ class ShardData(Spec):
 DataSpec = Annotated[DrawnData | ImageData | ShardData, Field(discriminator="kind")]
 
 
-class StageConfig(Spec):
+class StageConfig(StageSettings):
     """One stage as the YAML gives it; what its neighbours imply is filled in by ``Experiment.stage_spec``."""
 
-    size: PositiveInt
-    low_res_size: PositiveInt | None = None
-    net: NetSpec
-    schedule: ScheduleSpec = CosineSchedule()
-    prediction: Literal["v", "eps", "x"] = "v"
-    loss: LossSpec = LossSpec()
-    augmentation: AugmentationSpec | None = None
-    upsampling: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    label_drop: Unit = 0.1
-    flip: bool = False
     training: TrainingSpec
     sampling: StageSamplingSpec = StageSamplingSpec()
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> StageConfig:
+        self.check_sampling(self.sampling)
+        return self
 
 
 class ClassifierScorer(Spec):
@@ -207,13 +198,6 @@ class Experiment(Spec):
             )
         if not isinstance(self.data, ShardData) and self.data.size % stage.size:
             raise ValueError(f"stages.{name}: images of {self.data.size} px do not shrink evenly to {stage.size} px")
-        low, high = stage.augmentation.noise.levels if stage.augmentation and stage.augmentation.noise else (0.0, 0.0)
-        level = stage.sampling.level
-        if not (low <= level <= high):
-            raise ValueError(
-                f"stages.{name}.sampling.level is {level:g}, outside the trained augmentation levels "
-                f"[{low:g}, {high:g}]; choose a level inside or widen augmentation.noise.levels"
-            )
         if self.resources.workers and stage.training.batch_size % self.resources.workers:
             raise ValueError(
                 f"stages.{name}.training.batch_size {stage.training.batch_size} does not divide among "
@@ -229,7 +213,7 @@ class Experiment(Spec):
         """The spec of one stage, with the schedule of the stage below it filled in."""
         position = self.names.index(name)
         config = self.stages[name]
-        fields = {key: getattr(config, key) for key in StageConfig.model_fields if key in StageSpec.model_fields}
+        fields = {key: getattr(config, key) for key in StageSettings.model_fields}
         below = self.stages[self.names[position - 1]].schedule if position else None
         return StageSpec(name=name, classes=classes, low_res_schedule=below, **fields)
 

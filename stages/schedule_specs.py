@@ -1,27 +1,119 @@
-"""Descriptions of noise schedules."""
+"""Descriptions of noise schedules: which variant, and its numbers. ``schedules`` makes callables of them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from stages.spec_base import Spec
+from stages.spec_base import PositiveInt, Spec, by_kind
+
+Beta = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class CosineSchedule(Spec):
-    """``logsnr(t) = -2 log tan(pi t / 2) + shift``, bounded to [logsnr_min, logsnr_max] (simple diffusion)."""
+class BoundedSpec(Spec):
+    """What the schedules over continuous time share: the ends of their log-SNR."""
 
-    kind: Literal["cosine"] = "cosine"
     logsnr_min: float = -15.0
     logsnr_max: float = 15.0
-    shift: float = Field(0.0, description="Added to log-SNR; 2 log(n/d) moves a schedule made for n px to d px.")
 
     @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> CosineSchedule:
+    def _bounds_are_ordered(self) -> BoundedSpec:
         if not self.logsnr_min < self.logsnr_max:
             raise ValueError(f"logsnr_min {self.logsnr_min} must be below logsnr_max {self.logsnr_max}")
         return self
 
 
-ScheduleSpec = CosineSchedule
+class CosineSchedule(BoundedSpec):
+    """``logsnr(t) = -2 log tan(pi t / 2) + shift``, bounded to [logsnr_min, logsnr_max] (simple diffusion)."""
+
+    kind: Literal["cosine"] = "cosine"
+    shift: float = Field(0.0, description="Added to log-SNR; shifted_cosine reckons it from two sizes.")
+
+
+class ShiftedCosineSchedule(BoundedSpec):
+    """The cosine made for images of ``reference`` px, moved to the stage's size d by 2 log(reference / d)."""
+
+    kind: Literal["shifted_cosine"]
+    reference: PositiveInt
+
+
+class InterpolatedCosineSchedule(BoundedSpec):
+    """Between two shifted cosines: that of ``references[0]`` px at t = 0, that of ``references[1]`` px at t = 1."""
+
+    kind: Literal["interpolated_cosine"]
+    references: tuple[PositiveInt, PositiveInt]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> InterpolatedCosineSchedule:
+        if not self.references[0] < self.references[1]:
+            raise ValueError(f"references {list(self.references)} must be given as [low, high] in px")
+        return self
+
+
+class LinearBetaSchedule(Spec):
+    """DDPM: ``steps`` values of beta, evenly spaced from ``beta_start`` to ``beta_end``.
+
+    The defaults are those for 1,000 steps; another number of steps needs its own ends (DDPM's, scaled by
+    1000 / steps, keep the same total noise).
+    """
+
+    kind: Literal["linear_beta"]
+    steps: Annotated[int, Field(ge=2)] = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+
+    @model_validator(mode="after")
+    def _reaches_noise(self) -> LinearBetaSchedule:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start:g} must not be above beta_end {self.beta_end:g}")
+        signal = 1.0
+        for number in range(self.steps):
+            signal *= 1.0 - (self.beta_start + (self.beta_end - self.beta_start) * number / (self.steps - 1))
+        if signal > 0.05:
+            raise ValueError(
+                f"after {self.steps} steps a share of {signal:.2g} of the signal's power is left, but sampling begins "
+                "with noise alone; raise beta_end (DDPM's 1e-4 and 0.02 times 1000 / steps)"
+            )
+        return self
+
+
+class CosineBetaSchedule(Spec):
+    """Improved DDPM: alpha-bar = f(i / steps) / f(0), f(u) = cos^2((u + offset) / (1 + offset) pi / 2).
+
+    No beta exceeds ``beta_max``; ``offset`` keeps the first ones from vanishing.
+    """
+
+    kind: Literal["cosine_beta"]
+    steps: Annotated[int, Field(ge=2)] = 1000
+    offset: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.008
+    beta_max: Beta = 0.999
+
+
+class PiecewiseSchedule(Spec):
+    """log-SNR at evenly spaced times from t = 0 to t = 1, straight lines between them."""
+
+    kind: Literal["piecewise"]
+    logsnr: tuple[float, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _decreasing(self) -> PiecewiseSchedule:
+        if any(after >= before for before, after in zip(self.logsnr, self.logsnr[1:], strict=False)):
+            raise ValueError("logsnr must fall from each value to the next: t = 0 is the clean end")
+        return self
+
+
+ScheduleSpec = Annotated[
+    Annotated[CosineSchedule, Tag("cosine")]
+    | Annotated[ShiftedCosineSchedule, Tag("shifted_cosine")]
+    | Annotated[InterpolatedCosineSchedule, Tag("interpolated_cosine")]
+    | Annotated[LinearBetaSchedule, Tag("linear_beta")]
+    | Annotated[CosineBetaSchedule, Tag("cosine_beta")]
+    | Annotated[PiecewiseSchedule, Tag("piecewise")],
+    by_kind("cosine"),
+]
+
+
+def steps_of(schedule: ScheduleSpec) -> int | None:
+    """T of a T-step schedule, None for one over continuous time."""
+    return schedule.steps if isinstance(schedule, LinearBetaSchedule | CosineBetaSchedule) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -26,3 +26,12 @@ class Spec(BaseModel):
                 known = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(cls.model_fields)}"
                 raise ValueError(f"unknown key {str(key)!r}; {known}")
         return data
+
+
+def by_kind(default: str) -> Discriminator:
+    """Tell the variants of a union apart by their ``kind``; a description that names none is of the ``default`` one."""
+
+    def kind_of(value: Any) -> str:
+        return str(value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default))
+
+    return Discriminator(kind_of)

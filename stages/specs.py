@@ -10,22 +10,27 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from stages.loss_specs import HybridLossSpec, LossSpec, RegressionLossSpec
 from stages.net_specs import NetSpec, UNetSpec
-from stages.schedule_specs import CosineSchedule, ScheduleSpec
+from stages.sampling_specs import StageSamplingSpec
+from stages.schedule_specs import CosineSchedule, ScheduleSpec, steps_of
 from stages.spec_base import PositiveInt, Spec, Unit
-from stages.training_specs import StageSamplingSpec, TrainingSpec, ema_decay, learning_rate_at
+from stages.training_specs import TrainingSpec, ema_decay, learning_rate_at
 
 __all__ = [
     "AugmentationSpec",
     "BlurSpec",
     "CosineSchedule",
+    "HybridLossSpec",
     "LossSpec",
     "NetSpec",
     "NoiseSpec",
     "PositiveInt",
+    "RegressionLossSpec",
     "ScheduleSpec",
     "Spec",
     "StageSamplingSpec",
+    "StageSettings",
     "StageSpec",
     "TrainingSpec",
     "UNetSpec",
@@ -33,14 +38,6 @@ __all__ = [
     "ema_decay",
     "learning_rate_at",
 ]
-
-
-class LossSpec(Spec):
-    """Mean of ``|estimate - truth|^power`` measured on eps, v or x (for x-, v- or eps-predicting nets alike)."""
-
-    kind: Literal["regression"] = "regression"
-    space: Literal["eps", "v", "x"] = "v"
-    power: Literal[1, 2] = 2
 
 
 class BlurSpec(Spec):
@@ -82,20 +79,23 @@ class AugmentationSpec(Spec):
     blur: BlurSpec | None = None
 
 
-class StageSpec(Spec):
-    """One rung: everything needed to build its net, train it and sample from it."""
+class StageSettings(Spec):
+    """What a person says of one rung: its sizes, its net and how that net is trained to denoise."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     size: PositiveInt
     low_res_size: PositiveInt | None = Field(None, description="None for the base stage.")
-    classes: PositiveInt
     net: NetSpec
     schedule: ScheduleSpec = CosineSchedule()
-    low_res_schedule: ScheduleSpec | None = Field(
-        None, description="Schedule of the stage below: what an augmentation level s means. None for the base stage."
+    times: Literal["continuous", "steps", "gamma"] = Field(
+        "continuous",
+        description="How training draws noise levels: t uniform, one of the T steps (DDPM), or alpha-bar uniform "
+        "between two neighbouring steps (SR3).",
+    )
+    conditioning: Literal["logsnr", "step", "gamma"] = Field(
+        "logsnr", description="What the net is told of the noise: its log-SNR, step index, or root of alpha-bar (SR3)."
     )
     prediction: Literal["v", "eps", "x"] = "v"
-    loss: LossSpec = LossSpec()
+    loss: LossSpec = RegressionLossSpec()
     augmentation: AugmentationSpec | None = None
     upsampling: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     label_drop: Unit = Field(0.1, description="Share of examples trained without their label, for guidance.")
@@ -105,19 +105,92 @@ class StageSpec(Spec):
     def is_base(self) -> bool:
         return self.low_res_size is None
 
-    @model_validator(mode="after")
-    def _parts_agree(self) -> StageSpec:
-        self.net.check_size(self.size)
-        if self.is_base and self.augmentation is not None:
-            raise ValueError(f"stage {self.name} is the base stage and has no low-resolution image to augment")
-        if self.is_base != (self.low_res_schedule is None):
-            raise ValueError(f"stage {self.name}: low_res_size and low_res_schedule belong together")
-        if self.low_res_size is not None and (self.size % self.low_res_size or self.size == self.low_res_size):
-            raise ValueError(
-                f"stage {self.name}: {self.size} px is not a multiple of the low-res {self.low_res_size} px"
-            )
-        return self
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the net gives the variance of each reverse step beside its mean."""
+        return isinstance(self.loss, HybridLossSpec)
 
     def trained_levels(self) -> tuple[float, float]:
         """Range of augmentation levels s this stage was trained for; (0, 0) without noise augmentation."""
         return self.augmentation.noise.levels if self.augmentation and self.augmentation.noise else (0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> StageSettings:
+        self.net.check_size(self.size)
+        if self.is_base and self.augmentation is not None:
+            raise ValueError("the base stage has no low-resolution image to augment; remove augmentation")
+        if self.low_res_size is not None and (self.size % self.low_res_size or self.size == self.low_res_size):
+            raise ValueError(f"{self.size} px is not a multiple of the low-res {self.low_res_size} px")
+        blur = self.augmentation.blur if self.augmentation else None
+        if blur is not None and self.low_res_size is not None and blur.kernel // 2 > self.low_res_size:
+            raise ValueError(f"a blur kernel of {blur.kernel} is too wide for low-res images of {self.low_res_size} px")
+        smallest = self.loss.multiscale if isinstance(self.loss, RegressionLossSpec) else None
+        if smallest is not None and (self.size % smallest or (self.size // smallest).bit_count() != 1):
+            raise ValueError(
+                f"loss.multiscale {smallest} does not come from {self.size} px by halving; choose "
+                f"{self.size // 2} or a half of that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_agrees(self) -> StageSettings:
+        """Losses, times and conditioning that speak of steps need a schedule that has them."""
+        if steps_of(self.schedule) is None:
+            for asks, setting in (
+                (self.learns_variance, "loss: {kind: hybrid}"),
+                (self.times != "continuous", f"times: {self.times}"),
+                (self.conditioning == "step", "conditioning: step"),
+            ):
+                if asks:
+                    raise ValueError(
+                        f"{setting} needs a schedule of T steps, not {self.schedule.kind}; "
+                        "use linear_beta or cosine_beta"
+                    )
+        if self.learns_variance and self.times != "steps":
+            raise ValueError("loss: {kind: hybrid} sums over the T steps; set times: steps")
+        return self
+
+    def check_sampling(self, sampling: StageSamplingSpec) -> None:
+        """Raise ValueError when a net trained so cannot be sampled so."""
+        low, high = self.trained_levels()
+        if not low <= sampling.level <= high:
+            raise ValueError(
+                f"sampling.level is {sampling.level:g}, outside the trained augmentation levels [{low:g}, {high:g}]; "
+                "choose a level inside or widen augmentation.noise.levels"
+            )
+        if sampling.variance == "learned" and not self.learns_variance:
+            raise ValueError("sampling.variance is learned, but only loss: {kind: hybrid} trains one; use posterior")
+        if sampling.guidance != 1.0 and self.label_drop == 0.0:
+            raise ValueError(
+                f"sampling.guidance {sampling.guidance:g} needs a net that knows no label; set label_drop above 0"
+            )
+        trained = steps_of(self.schedule)
+        if sampling.schedule is not None:
+            if self.conditioning == "step":
+                raise ValueError(
+                    "sampling.schedule is another than that of training, whose steps are all the net knows "
+                    "(conditioning: step); train with conditioning: gamma or logsnr"
+                )
+        elif self.times == "steps" and trained is not None and sampling.steps > trained:
+            raise ValueError(f"sampling.steps {sampling.steps} is more than the {trained} steps of the schedule")
+
+
+class StageSpec(StageSettings):
+    """One rung: everything needed to build its net, train it and sample from it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    classes: PositiveInt
+    low_res_schedule: ScheduleSpec | None = Field(
+        None, description="Schedule of the stage below: what an augmentation level s means. None for the base stage."
+    )
+
+    @model_validator(mode="after")
+    def _low_res_is_described(self) -> StageSpec:
+        if self.is_base != (self.low_res_schedule is None):
+            raise ValueError(f"stage {self.name}: low_res_size and low_res_schedule belong together")
+        return self
+
+    @property
+    def labels(self) -> int:
+        """Rows of the label embedding: the classes, and "no label" where labels are dropped in training."""
+        return self.classes + (self.label_drop > 0.0)

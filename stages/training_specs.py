@@ -1,13 +1,29 @@
-"""How a stage is trained and how it is sampled."""
+"""How one stage is trained. Nothing here depends on the total number of steps, so more steps continue a run."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.spec_base import PositiveInt, Spec, Unit
+
+# Of a power-function average: the width of its profile over the time trained; gamma = 0 gives the largest.
+RelativeWidth = Annotated[float, Field(gt=0.0, lt=0.29)]
+
+
+class AveragesSpec(Spec):
+    """Two power-function averages of the weights, stored every so often, from which any length is rebuilt (EDM2)."""
+
+    widths: tuple[RelativeWidth, RelativeWidth] = Field((0.05, 0.1), description="Relative widths (sigma_rel).")
+    every: PositiveInt = Field(description="Steps from one stored pair to the next; the last step is stored too.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AveragesSpec:
+        if not self.widths[0] < self.widths[1]:
+            raise ValueError(f"widths {list(self.widths)} must be two, the narrower first")
+        return self
 
 
 class TrainingSpec(Spec):
@@ -24,18 +40,8 @@ class TrainingSpec(Spec):
     betas: tuple[Unit, Unit] = (0.9, 0.99)
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the averaged weights, warmed up.")
+    averages: AveragesSpec | None = Field(None, description="Stored averages that make the EMA length a late choice.")
     precision: Literal["f32", "bf16"] = "f32"
-
-
-class StageSamplingSpec(Spec):
-    """How one stage is sampled. ``level`` is the augmentation level s its low-res input is given at."""
-
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    steps: PositiveInt = 32
-    guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="1 is no guidance.")
-    clip: bool = Field(True, description="Clip every estimate of the clean image to [-1, 1].")
-    augmentation: Literal["truncated", "non_truncated"] = "non_truncated"
-    level: Unit = Field(0.0, description="s; 0 hands over the finished low-res image, whatever the kind.")
 
 
 def ema_decay(decay: float, step: int) -> float:
