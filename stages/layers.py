@@ -1,17 +1,24 @@
-"""The operators a net is made of: embeddings, residual blocks, attention, patches, changes of resolution."""
+"""The operators a net is made of: embeddings, residual blocks, attention, changes of resolution."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Modulation = Literal["scale_shift", "add"]
+
 
 def sinusoid(values: Tensor, width: int) -> Tensor:
-    """[cos, sin] of ``values`` (B,) at ``width / 2`` frequencies from 1 down to 1/10000: (B, width) float32."""
+    """[cos, sin] of ``values`` (B,) at ``width / 2`` frequencies from 1 down to 1/10000: (B, width) float32.
+
+    The values are taken as they come; a span of roughly 1000 units makes use of all frequencies.
+    """
     half = width // 2
     rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=values.device, dtype=torch.float32) / half)
     angles = values.float()[:, None] * rates
@@ -31,38 +38,98 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-5)
 
 
-class NoiseEmbedding(nn.Module):
-    """Scalar noise level (B,) -> (B, width): sinusoid, then a two-layer perceptron."""
+def halve(h: Tensor) -> Tensor:
+    """Mean of each 2x2 square: (B, C, H, W) -> (B, C, H/2, W/2)."""
+    return F.avg_pool2d(h, 2)
 
-    def __init__(self, width: int, features: int = 64) -> None:
+
+def double(h: Tensor) -> Tensor:
+    """Each value four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(h, scale_factor=2, mode="nearest")
+
+
+class NoiseEmbedding(nn.Module):
+    """Scalar noise level (B,) -> (B, width): sinusoid of ``features`` values, then a two-layer perceptron."""
+
+    def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.features = features
         self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, noise: Tensor) -> Tensor:
-        # Log-SNR spans about 30 units; times 25 it covers the frequencies as a 0..1000 step index does.
-        return self.mlp(sinusoid(noise * 25.0, self.features))
+        return self.mlp(sinusoid(noise, self.features))
+
+
+class Conditioning(nn.Module):
+    """All that a net is told besides the images, as one vector: the sum of three embeddings.
+
+    ``labels`` counts the rows of the label embedding; one of them may stand for "no label".
+    """
+
+    def __init__(self, *, labels: int, features: int, width: int, levels_embedded: bool) -> None:
+        super().__init__()
+        self.noise = NoiseEmbedding(features, width)
+        self.label = nn.Embedding(labels, width)
+        self.aug_level = NoiseEmbedding(features, width) if levels_embedded else None
+
+    def forward(self, noise: Tensor, label: Tensor, aug: Tensor | None) -> Tensor:
+        """Noise level (B,), label (B,) and augmentation level (B,) or None -> (B, width)."""
+        embedding = self.noise(noise) + self.label(label)
+        if self.aug_level is not None:
+            assert aug is not None, "a net with an embedding of the augmentation level needs aug"
+            embedding = embedding + self.aug_level(aug)
+        return embedding
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, norm modulated by the embedding, SiLU, dropout, conv; plus the input (ADM's block)."""
+    """norm, SiLU, conv, norm modulated by the embedding, SiLU, dropout, conv; plus the input (ADM's block).
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
+    ``modulation``: the embedding scales and shifts after the second norm, or is added before it (DDPM's block).
+    ``resample`` (``halve`` or ``double``) makes it a change of resolution too: it acts on both branches,
+    after the first norm and SiLU (BigGAN).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        embedding: int,
+        dropout: float,
+        modulation: Modulation,
+        resample: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.resample = resample
+        self.scaled = modulation == "scale_shift"
         self.norm_in = group_norm(channels_in)
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * channels_out)
+        self.modulation = nn.Linear(embedding, 2 * channels_out if self.scaled else channels_out)
         self.norm_out = group_norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        y = self.conv_in(F.silu(self.norm_in(h)))
-        y = torch.addcmul(shift, self.norm_out(y), 1.0 + scale)
+        """(B, channels_in, H, W), (B, embedding) -> (B, channels_out, H, W), or half or twice the sides."""
+        y = F.silu(self.norm_in(h))
+        if self.resample is not None:
+            h, y = self.resample(h), self.resample(y)
+        y = self.conv_in(y)
+        modulation = self.modulation(F.silu(embedding))[:, :, None, None]
+        if self.scaled:
+            scale, shift = modulation.chunk(2, dim=1)
+            y = torch.addcmul(shift, self.norm_out(y), 1.0 + scale)
+        else:
+            y = self.norm_out(y + modulation)
         y = self.conv_out(self.dropout(F.silu(y)))
         return self.skip(h) + y
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Multi-head self-attention of (B, N, 3C), laid out [q, k, v][head][channel]: (B, N, C)."""
+    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
@@ -76,25 +143,58 @@ class Attention(nn.Module):
         self.out = zero_(nn.Linear(channels, channels))
 
     def forward(self, h: Tensor) -> Tensor:
-        batch, channels, height, width = h.shape
         tokens = self.norm(h).flatten(2).transpose(1, 2)  # (B, H W, C)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return h + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
+        mixed = attend(self.qkv(tokens), self.heads)
+        return h + self.out(mixed).transpose(1, 2).reshape(h.shape)
+
+
+class Middle(nn.Module):
+    """What stands between the way down and the way up: block, attention (or not), block."""
+
+    def __init__(
+        self, channels: int, *, embedding: int, dropout: float, modulation: Modulation, head_width: int | None
+    ) -> None:
+        super().__init__()
+        block = partial(ResidualBlock, channels, channels, embedding=embedding, dropout=dropout, modulation=modulation)
+        self.block_in = block()
+        self.attention = nn.Identity() if head_width is None else Attention(channels, head_width)
+        self.block_out = block()
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C, H, W), (B, embedding) -> (B, C, H, W)."""
+        return self.block_out(self.attention(self.block_in(h, embedding)), embedding)
+
+
+def in_a_row(channels_in: int, channels_out: int, count: int) -> list[int]:
+    """Input channels of ``count`` blocks that follow each other, all of which give ``channels_out``."""
+    return ([channels_in] + [channels_out] * (count - 1))[:count]
 
 
 class Level(nn.Module):
     """Residual blocks at one resolution, each followed by attention where it is asked for."""
 
     def __init__(
-        self, channels: Sequence[int], channels_out: int, embedding: int, *, dropout: float, head_width: int | None
+        self,
+        channels: Sequence[int],
+        channels_out: int,
+        *,
+        embedding: int,
+        dropout: float,
+        modulation: Modulation,
+        head_width: int | None,
     ) -> None:
         """``channels`` are the input channels of each block in turn; all give ``channels_out``."""
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(c, channels_out, embedding, dropout) for c in channels)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(c, channels_out, embedding=embedding, dropout=dropout, modulation=modulation)
+            for c in channels
+        )
         self.attention = nn.ModuleList(
             nn.Identity() if head_width is None else Attention(channels_out, head_width) for _ in channels
         )
+
+    def __len__(self) -> int:
+        return len(self.blocks)
 
     def step(self, index: int, h: Tensor, embedding: Tensor) -> Tensor:
         """Block ``index`` and its attention: (B, C, H, W) -> (B, channels_out, H, W)."""

@@ -1,28 +1,30 @@
 """The U-Net of DDPM and its successors, conditioned on noise level, class and augmentation level.
 
 Down: at each level residual blocks, then a 2x mean pool. Middle: block, attention, block. Up: nearest
-doubling, then residual blocks that read the outputs of the way down. Optional square patches at the input
-(a strided convolution) and pixel shuffle at the output keep wide images cheap.
+doubling, then residual blocks that read the outputs of the way down. Images may enter shrunk (``patches``),
+which keeps wide images cheap. This is the simplest of the nets; ``adm`` is the one of the large published models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.layers import Attention, Level, NoiseEmbedding, ResidualBlock, group_norm, zero_
+from stages.layers import Conditioning, Level, Middle, double, halve, in_a_row
+from stages.patches import Patching, way_in, way_out
 
 
 class UNet(nn.Module):
     """Images and their conditioning -> a map of the same size.
 
     ``channels_in`` counts the noisy image and, for super-resolution, the upsampled low-res image beside it.
-    ``attention`` lists the levels (0 = highest resolution) with self-attention. A label of ``classes`` means
-    "no label". ``levels_embedded`` adds the embedding of the augmentation level.
+    ``labels`` counts the rows of the label embedding. ``levels_embedded`` adds the embedding of the augmentation
+    level; ``embedding`` is the width of the embeddings. ``multipliers``, ``blocks`` and ``dropout`` have one entry
+    per level, highest resolution first; ``attention`` lists the levels (0 = highest) with self-attention.
     """
 
     def __init__(
@@ -30,74 +32,61 @@ class UNet(nn.Module):
         channels_in: int,
         channels_out: int,
         *,
-        classes: int,
+        labels: int,
+        levels_embedded: bool,
         channels: int,
+        embedding: int,
         multipliers: Sequence[int],
         blocks: Sequence[int],
-        attention: Sequence[int] = (),
-        head_width: int = 32,
-        dropout: float = 0.0,
-        patch: int = 1,
-        levels_embedded: bool = False,
+        dropout: Sequence[float],
+        attention: Sequence[int],
+        head_width: int,
+        patch: int,
+        patching: Patching,
     ) -> None:
         super().__init__()
-        self.patch = patch
-        width = 4 * channels
-        self.noise = NoiseEmbedding(width)
-        self.label = nn.Embedding(classes + 1, width)
-        self.aug_level = NoiseEmbedding(width) if levels_embedded else None
+        self.conditioning = Conditioning(labels=labels, features=64, width=embedding, levels_embedded=levels_embedded)
         widths = [channels * m for m in multipliers]
         heads = [head_width if level in attention else None for level in range(len(widths))]
+        levels = list(zip(widths, blocks, dropout, heads, strict=True))
+        level = partial(Level, embedding=embedding, modulation="scale_shift")
 
-        self.enter = nn.Conv2d(
-            channels_in, channels, kernel_size=3 if patch == 1 else patch, stride=patch, padding=1 if patch == 1 else 0
-        )
+        self.enter = way_in(channels_in, channels, patch=patch, patching=patching)
         skips, h = [channels], channels
         self.down = nn.ModuleList()
-        for w, count, head in zip(widths, blocks, heads, strict=True):
-            self.down.append(
-                Level([h] + [w] * (count - 1) if count else [], w, width, dropout=dropout, head_width=head)
-            )
-            skips += [w] * count
-            h = w if count else h
-        self.middle_in = ResidualBlock(h, h, width, dropout)
-        self.middle_attention = Attention(h, head_width) if heads[-1] else nn.Identity()
-        self.middle_out = ResidualBlock(h, h, width, dropout)
+        for width, count, drop, head in levels:
+            self.down.append(level(in_a_row(h, width, count), width, dropout=drop, head_width=head))
+            skips += [width] * count
+            h = width if count else h
+        self.middle = Middle(
+            h, embedding=embedding, dropout=dropout[-1], modulation="scale_shift", head_width=heads[-1]
+        )
         self.up = nn.ModuleList()
-        for level in reversed(range(len(widths))):
-            count = blocks[level] + (level == 0)
-            inputs = []
-            for _ in range(count):
-                inputs.append(h + skips.pop())
-                h = widths[level]
-            self.up.append(Level(inputs, widths[level], width, dropout=dropout, head_width=heads[level]))
-        self.norm = group_norm(h)
-        self.leave = zero_(nn.Conv2d(h, channels_out * patch**2, 3, padding=1))
+        for number, (width, count, drop, head) in reversed(list(enumerate(levels))):
+            count += number == 0  # the highest level also reads the entry
+            inputs = [c + skips.pop() for c in in_a_row(h, width, count)]
+            self.up.append(level(inputs, width, dropout=drop, head_width=head))
+            h = width if count else h
+        self.leave = way_out(h, channels_out, patch=patch, patching=patching)
 
-    def embed(self, noise: Tensor, label: Tensor, aug_logsnr: Tensor | None) -> Tensor:
-        """Sum of the embeddings of noise level (B,), label (B,) and augmentation level (B,): (B, width)."""
-        embedding = self.noise(noise) + self.label(label)
-        if self.aug_level is not None:
-            assert aug_logsnr is not None, "a net with an augmentation embedding needs aug_logsnr"
-            embedding = embedding + self.aug_level(aug_logsnr)
-        return embedding
+    def forward(self, images: Tensor, noise: Tensor, label: Tensor, aug: Tensor | None = None) -> Tensor:
+        """(B, channels_in, H, W), (B,), (B,), (B,) -> (B, channels_out, H, W).
 
-    def forward(self, images: Tensor, noise: Tensor, label: Tensor, aug_logsnr: Tensor | None = None) -> Tensor:
-        """(B, channels_in, H, W), (B,), (B,), (B,) -> (B, channels_out, H, W)."""
-        embedding = self.embed(noise, label, aug_logsnr)
+        ``noise`` and ``aug`` are read by sinusoids as they come (see ``layers.sinusoid``).
+        """
+        embedding = self.conditioning(noise, label, aug)
         h = self.enter(images)
         skips = [h]
         for number, level in enumerate(cast(Sequence[Level], self.down)):
             if number:
-                h = F.avg_pool2d(h, 2)
-            for index in range(len(level.blocks)):
+                h = halve(h)
+            for index in range(len(level)):
                 h = level.step(index, h, embedding)
                 skips.append(h)
-        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        h = self.middle(h, embedding)
         for number, level in enumerate(cast(Sequence[Level], self.up)):
             if number:
-                h = F.interpolate(h, scale_factor=2, mode="nearest")
-            for index in range(len(level.blocks)):
+                h = double(h)
+            for index in range(len(level)):
                 h = level.step(index, torch.cat([h, skips.pop()], dim=1), embedding)
-        h = self.leave(F.silu(self.norm(h)))
-        return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+        return self.leave(h)
