@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes when nothing is cached)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c constraints.txt -e '.[dev,compare]'
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on drawn images, from nothing to a report

@@ -34,7 +34,7 @@ def downsample(images: Tensor, size: int) -> Tensor:
 
 
 def upsample(images: Tensor, size: int, mode: Upsampling = "bilinear") -> Tensor:
-    """(B, C, h, w) -> (B, C, size, size) with half-pixel centres."""
+    """(B, C, h, w) -> (B, C, size, size) with half-pixel centres; bicubic is sharper and may leave the range."""
     if images.shape[-1] == size:
         return images
     align = None if mode == "nearest" else False

@@ -5,8 +5,17 @@ With alpha^2 = sigmoid(logsnr) and sigma^2 = sigmoid(-logsnr) (variance preservi
     z   = alpha x + sigma eps
     v   = alpha eps - sigma x          (Salimans & Ho 2022)
 
-so (z, v) is (x, eps) rotated, and each conversion below is one line of that rotation. The notes on CDM print
-the mean of equation (5) with root alpha_t in the second denominator; it is 1 - alpha-bar_t (DDPM, eq. 11).
+so (z, v) is (x, eps) rotated, and each conversion below is one line of that rotation.
+
+DDPM's letters: alpha-bar_t (SR3: gamma_t) is alpha^2 here, and beta_t = 1 - alpha-bar_t / alpha-bar_(t-1) (SR3's
+alpha_t = 1 - beta_t, between 0 and 1; the summary prints 1 < alpha_t < 1) is the variance of one forward step. The
+step back has the mean of ``posterior``, which in terms of eps is
+
+    (z_t - beta_t / sqrt(1 - alpha-bar_t) eps_hat) / sqrt(1 - beta_t)        (DDPM, eq. 11)
+
+The notes on CDM print root (1 - alpha_t) in its denominator (eq. 5), without the bar; the summary of SR3 stops after
+z_t. Its variance is one of two fixed ones, DDPM's beta-tilde and beta (what is left to know for data without and with
+all of its variance), or lies between them where the net says.
 """
 
 from __future__ import annotations
@@ -17,6 +26,7 @@ import torch
 from torch import Tensor
 
 Target = Literal["x", "eps", "v"]
+Variance = Literal["posterior", "beta", "learned"]
 
 
 def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,8 +35,8 @@ def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Shape one number per image, (B,) or (), so that it broadcasts over ``like`` (B, C, H, W)."""
-    return values.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+    """Shape one number per image, (B,) or (), so that it broadcasts over ``like`` (B, C, H, W), on its device."""
+    return values.to(like).reshape(-1, *([1] * (like.ndim - 1)))
 
 
 def diffuse(x: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
@@ -69,3 +79,62 @@ def posterior(z: Tensor, x_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> 
     one_minus_r = -torch.expm1(per_image(logsnr - logsnr_next, z))
     mean = alpha_next * ((1.0 - one_minus_r) * z / alpha + one_minus_r * x_hat)
     return mean, one_minus_r * sigma_next**2
+
+
+def posterior_variance(logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
+    """beta-tilde: ``(1 - r) sigma_next^2``, the variance of q(z_next | z, x); 0 at ``logsnr_next`` = +inf."""
+    return -torch.expm1(logsnr - logsnr_next) * torch.sigmoid(-logsnr_next)
+
+
+def forward_variance(logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
+    """beta: ``(1 - r) sigma^2``, the variance of q(z | z_next), on any grid; sigma^2 at ``logsnr_next`` = +inf."""
+    return -torch.expm1(logsnr - logsnr_next) * torch.sigmoid(-logsnr)
+
+
+def variance_floor(grid: Tensor) -> float:
+    """beta-tilde of the last step but one of an increasing grid that ends with +inf.
+
+    It stands in for the beta-tilde of the last step, which is 0 and has no logarithm (Improved DDPM). Raises
+    ValueError for a grid of fewer than two steps.
+    """
+    if len(grid) < 3:
+        raise ValueError("a grid of one step has no step before the last to take a variance from; use two or more")
+    return float(posterior_variance(grid[-3], grid[-2]))
+
+
+def learned_log_variance(fraction: Tensor, logsnr: Tensor, logsnr_next: Tensor, floor: float) -> Tensor:
+    """``fraction log beta + (1 - fraction) log beta-tilde`` (Improved DDPM, eq. 15), like ``fraction`` (B, C, H, W).
+
+    ``fraction`` is not held inside [0, 1]. Where ``logsnr_next`` (() or (B,)) is +inf, ``floor`` (above 0, as
+    ``variance_floor`` gives it) replaces a beta-tilde of 0.
+    """
+    largest = forward_variance(logsnr, logsnr_next)
+    smallest = posterior_variance(logsnr, logsnr_next)
+    smallest = torch.where(torch.isposinf(logsnr_next), floor, smallest)
+    return torch.lerp(per_image(smallest.log(), fraction), per_image(largest.log(), fraction), fraction)
+
+
+def reverse_variance(
+    kind: Variance,
+    logsnr: Tensor,
+    logsnr_next: Tensor,
+    fraction: Tensor | None,
+    like: Tensor,
+    floor: float | None = None,
+) -> Tensor:
+    """Variance of the step from ``logsnr`` to ``logsnr_next`` (() or (B,)), to broadcast over ``like`` (B, C, H, W).
+
+    "posterior" is beta-tilde, "beta" is beta, "learned" lies between them by the net's ``fraction`` of their logs.
+    At ``logsnr_next`` = +inf beta-tilde is ``floor`` (see ``variance_floor``); without one it is 0, and so is the
+    learned variance. Raises ValueError for a learned variance without its fraction.
+    """
+    if kind == "beta":
+        return per_image(forward_variance(logsnr, logsnr_next), like)
+    last = torch.isposinf(logsnr_next)
+    if kind == "posterior":
+        smallest = posterior_variance(logsnr, logsnr_next)
+        return per_image(smallest if floor is None else torch.where(last, floor, smallest), like)
+    if fraction is None:
+        raise ValueError("a learned variance needs the fraction that the net gives; this denoiser gives none")
+    variance = learned_log_variance(fraction, logsnr, logsnr_next, 1.0 if floor is None else floor).exp()
+    return variance if floor is not None else variance.masked_fill(per_image(last, like).bool(), 0.0)

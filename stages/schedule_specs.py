@@ -48,6 +48,11 @@ class InterpolatedCosineSchedule(BoundedSpec):
     def _ordered(self) -> InterpolatedCosineSchedule:
         if not self.references[0] < self.references[1]:
             raise ValueError(f"references {list(self.references)} must be given as [low, high] in px")
+        if self.references[1] > 20 * self.references[0]:
+            raise ValueError(
+                f"references {list(self.references)} lie too far apart: log-SNR would rise with t; "
+                f"keep the second within 20 times the first"
+            )
         return self
 
 

@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from stages import images as im
 from stages.augmentation import gaussian_blur, noised_low_res
-from stages.losses import regression_loss
-from stages.process import diffuse, x_from
+from stages.losses import hybrid_loss, regression_loss
+from stages.nets import build_net
+from stages.process import alpha_sigma, diffuse, variance_floor, x_from
 from stages.randomness import KeyedDraws
-from stages.schedules import Schedule, build_schedule
-from stages.specs import StageSpec
-from stages.unet import UNet
+from stages.schedules import Knots, Schedule, build_schedule, sampling_grid
+from stages.specs import RegressionLossSpec, StageSpec
 
 Net = Callable[..., Tensor]
+
+# The sinusoids of an embedding turn once in 1 to 10,000 units. log-SNR spans about 30, so times 25 it covers them as
+# a step index from 0 to 1,000 does. The root of gamma crowds towards 1, where the image is nearly clean.
+LOGSNR_SCALE = 25.0
+GAMMA_SCALE = 5000.0
 
 
 @dataclass(frozen=True)
@@ -55,36 +60,80 @@ class Stage:
 
     @classmethod
     def build(cls, spec: StageSpec) -> Stage:
-        low = None if spec.low_res_schedule is None else build_schedule(spec.low_res_schedule)
-        return cls(spec, build_schedule(spec.schedule), low)
+        low = None
+        if spec.low_res_schedule is not None and spec.low_res_size is not None:
+            low = build_schedule(spec.low_res_schedule, spec.low_res_size)
+        return cls(spec, build_schedule(spec.schedule, spec.size), low)
 
-    def build_net(self, seed: int) -> UNet:
+    @property
+    def embeds_levels(self) -> bool:
+        """Whether the net is told the augmentation level: only where it was trained on more than s = 0."""
+        return self.spec.augmentation is not None and self.spec.augmentation.noise is not None
+
+    def new_net(self) -> nn.Module:
+        """The net of the spec, initialised from torch's global generator."""
+        spec = self.spec
+        return build_net(
+            spec.net,
+            size=spec.size,
+            channels_in=3 if spec.is_base else 6,
+            channels_out=6 if spec.learns_variance else 3,
+            labels=spec.labels,
+            levels_embedded=self.embeds_levels,
+        )
+
+    def build_net(self, seed: int) -> nn.Module:
         """A freshly initialised net. Its weights are a function of ``seed`` and the stage's name alone."""
-        net, size = self.spec.net, self.spec.size
-        sizes = net.feature_sizes(size)
         with torch.random.fork_rng(devices=[]):
             key = KeyedDraws(seed, self.spec.name).words("initial weights", 0, torch.zeros(1, dtype=torch.int64), 2)
             torch.manual_seed(int(key[0, 0]) << 31 ^ int(key[0, 1]))
-            return UNet(
-                3 if self.spec.is_base else 6,
-                3,
-                classes=self.spec.classes,
-                channels=net.channels,
-                multipliers=net.multipliers,
-                blocks=net.blocks_per_level,
-                attention=[level for level, side in enumerate(sizes) if side in net.attention],
-                head_width=net.head_width,
-                dropout=net.dropout,
-                patch=net.patch,
-                levels_embedded=not self.spec.is_base,
-            )
+            return self.new_net()
+
+    def noise_input(self, logsnr: Tensor) -> Tensor:
+        """The number that the net was built to read noise from, (B,), spread over about 1,000 units or more."""
+        if self.spec.conditioning == "step":
+            return self._knots.step_of(logsnr)
+        if self.spec.conditioning == "gamma":
+            return GAMMA_SCALE * alpha_sigma(logsnr)[0]
+        return LOGSNR_SCALE * logsnr
+
+    @property
+    def _knots(self) -> Knots:
+        assert isinstance(self.schedule, Knots), "the spec asks for a schedule of T steps"
+        return self.schedule
+
+    def training_logsnr(self, t: Tensor) -> Tensor:
+        """log-SNR (B,) that training uses where uniform times ``t`` (B,) in [0, 1) were drawn; see ``times``.
+
+        "gamma" is SR3's: a step i uniform on {1, ..., T}, then gamma = alpha-bar uniform between gamma_(i-1) and
+        gamma_i (gamma_0 = 1); the fractional part of T t is that second draw.
+        """
+        if self.spec.times == "continuous":
+            return self.schedule(t)
+        place = t.double() * self._knots.steps
+        step = place.floor().long().clamp_max(self._knots.steps - 1)
+        knots = self._knots.values.to(t.device)
+        if self.spec.times == "steps":
+            return knots[step].to(t.dtype)
+        noise = torch.sigmoid(-torch.cat([torch.full_like(knots[:1], torch.inf), knots]))  # 1 - gamma, from step 0 on
+        drawn = torch.lerp(noise[step], noise[step + 1], place - step).clamp_min(1e-9)
+        return torch.logit(1.0 - drawn).to(t.dtype)
 
     def evaluate_net(self, net: Net, z: Tensor, logsnr: Tensor, label: Tensor, low_res: LowRes | None) -> Tensor:
         """Raw output of ``net`` at ``z`` (B, C, H, W): upsamples and concatenates the low-res image."""
+        noise = self.noise_input(logsnr)
         if low_res is None:
-            return net(z, logsnr, label)
+            return net(z, noise, label)
         condition = im.upsample(low_res.image, self.spec.size, self.spec.upsampling)
-        return net(torch.cat([z, condition], dim=1), logsnr, label, low_res.aug_logsnr)
+        level = LOGSNR_SCALE * low_res.aug_logsnr if self.embeds_levels else None
+        return net(torch.cat([z, condition], dim=1), noise, label, level)
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A net's output in float32: its estimate (B, 3, H, W) and, where it learns one, the variance fraction."""
+        if not self.spec.learns_variance:
+            return output.float(), None
+        estimate, variance = output.float().chunk(2, dim=1)
+        return estimate, (variance + 1.0) / 2.0
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser; ``logsnr`` may be () or (B,)."""
@@ -92,13 +141,13 @@ class Stage:
         def denoise(
             z: Tensor, logsnr: Tensor, *, label: Tensor, low_res: Tensor | None = None, aug_logsnr: Tensor | None = None
         ) -> Prediction:
-            logsnr = logsnr.to(z.dtype).expand(len(z))
+            logsnr = logsnr.to(z).expand(len(z))
             condition = None
             if low_res is not None:
                 assert aug_logsnr is not None, "a low-res image comes with its aug_logsnr"
-                condition = LowRes(low_res, aug_logsnr.to(z.dtype).expand(len(z)))
-            output = self.evaluate_net(net, z, logsnr, label, condition)
-            return Prediction(x_from(self.spec.prediction, output.float(), z, logsnr))
+                condition = LowRes(low_res, aug_logsnr.to(z).expand(len(z)))
+            estimate, fraction = self.split(self.evaluate_net(net, z, logsnr, label, condition))
+            return Prediction(x_from(self.spec.prediction, estimate, z, logsnr), fraction)
 
         return denoise
 
@@ -138,7 +187,8 @@ class Stage:
             flip = draws.uniform("flip", step, positions) < 0.5
             x = torch.where(flip.reshape(-1, 1, 1, 1), x.flip(-1), x)
         u = draws.uniform("time", step, torch.zeros_like(positions[:1]))
-        logsnr = self.schedule((u + positions / batch_size) % 1.0)
+        t = (u + positions / batch_size) % 1.0
+        logsnr = self.training_logsnr(t)
         eps = draws.normal("noise", step, positions, x.shape[1:])
         z = diffuse(x, eps, logsnr)
         dropped = draws.uniform("label drop", step, positions) < spec.label_drop
@@ -147,9 +197,40 @@ class Stage:
         if spec.low_res_size is not None:
             low_res = self.augmented(im.downsample(x, spec.low_res_size), draws, step, positions)
         output = self.evaluate_net(net, z, logsnr, label, low_res)
-        loss = spec.loss
-        return regression_loss(
-            output, x, eps, z, logsnr, prediction=spec.prediction, space=loss.space, power=loss.power
+        return self._judge(output, x, eps, z, logsnr)
+
+    def _judge(self, output: Tensor, x: Tensor, eps: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The loss of the spec, (B,), of a net's ``output`` at ``z = alpha x + sigma eps``."""
+        loss, prediction = self.spec.loss, self.spec.prediction
+        estimate, fraction = self.split(output)
+        if isinstance(loss, RegressionLossSpec):
+            return regression_loss(
+                estimate,
+                x,
+                eps,
+                z,
+                logsnr,
+                prediction=prediction,
+                space=loss.space,
+                power=loss.power,
+                weight_bias=None if loss.weight is None else loss.weight.bias,
+                multiscale=loss.multiscale,
+            )
+        assert fraction is not None, "a hybrid loss trains a learned variance"
+        knots = self._knots.values.to(logsnr)
+        step = self._knots.step_of(logsnr).round().long()
+        return hybrid_loss(
+            estimate,
+            fraction,
+            x,
+            eps,
+            z,
+            logsnr,
+            torch.where(step > 0, knots[step - 1], torch.inf),
+            prediction=prediction,
+            vlb_weight=loss.vlb_weight,
+            steps=self._knots.steps,
+            floor=variance_floor(sampling_grid(self._knots, self._knots.steps)),
         )
 
 
