@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stages.guidance import clipped, guided
+from stages.guidance import guided, thresholded
 from stages.randomness import KeyedDraws
-from stages.samplers import STEP_RULES, sample
-from stages.schedules import logsnr_of_level, sampling_grid
+from stages.samplers import Denoise, sample, step_rule
+from stages.schedules import build_schedule, logsnr_of_level, sampling_grid
 from stages.specs import StageSamplingSpec
-from stages.stage import LowRes, Stage
+from stages.stage import Denoiser, LowRes, Prediction, Stage
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,29 @@ def low_res_input(stage: Stage, below: Rung, indices: Tensor, draws: KeyedDraws,
     return stage.low_res_for(below.images, levels, draws.normal("low-res noise", 0, indices, below.images.shape[1:]))
 
 
+def grid_of(stage: Stage, sampling: StageSamplingSpec) -> Tensor:
+    """The log-SNRs that sampling walks, (steps + 1,): of the schedule of training, or of one of its own (SR3)."""
+    if sampling.schedule is None:
+        return sampling_grid(stage.schedule, sampling.steps)
+    return sampling_grid(build_schedule(sampling.schedule, stage.spec.size), sampling.steps)
+
+
+def conditioned(denoiser: Denoiser, labels: Tensor, low_res: LowRes | None, *, precision: str) -> Denoise:
+    """``denoiser`` with ``labels`` (B,) and the low-res images filled in, its net run in autocast for "bf16"."""
+
+    def denoise(z: Tensor, logsnr: Tensor) -> Prediction:
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return denoiser(
+                z,
+                logsnr,
+                label=labels,
+                low_res=None if low_res is None else low_res.image,
+                aug_logsnr=None if low_res is None else low_res.aug_logsnr,
+            )
+
+    return denoise
+
+
 @torch.inference_mode()
 def sample_stage(
     trained: TrainedStage,
@@ -64,40 +87,29 @@ def sample_stage(
     keep: Sequence[float] = (),
     precision: str = "f32",
 ) -> Rung:
-    """One stage's images for one block of image ``indices`` (B,) with ``labels`` (B,).
+    """One stage's images for one block of image ``indices`` (B,) with ``labels`` (B,), in [-1, 1].
 
     ``below`` is the same block from the stage underneath (or real low-res images: the oracle), None for the base
-    stage. ``keep`` are levels s whose z_s the next stage may ask for. ``precision`` "bf16" runs the net in
-    autocast; the sampler's arithmetic stays in float32.
+    stage. ``keep`` are levels s whose z_s the next stage may ask for: times of the schedule of training, whichever
+    is walked. ``precision`` "bf16" runs the net in autocast; the sampler's arithmetic stays in float32.
     """
     stage, spec = trained.stage, trained.stage.spec
     draws = KeyedDraws(seed, f"sampling {spec.name}")
     low_res = None
     if below is not None:
         low_res = low_res_input(stage, below, indices, draws, kind=sampling.augmentation, level=sampling.level)
-    denoiser = guided(stage.denoiser(trained.net), sampling.guidance, spec.classes)
-    if sampling.clip:
-        denoiser = clipped(denoiser)
-    shape = (3, spec.size, spec.size)
-
-    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return denoiser(
-                z,
-                logsnr,
-                label=labels,
-                low_res=None if low_res is None else low_res.image,
-                aug_logsnr=None if low_res is None else low_res.aug_logsnr,
-            ).x_hat
+    denoiser = stage.denoiser(trained.net)
+    denoiser = guided(denoiser, sampling.guidance, no_label=spec.classes, interval=sampling.guidance_interval)
+    denoiser = thresholded(denoiser, sampling.thresholding, percentile=sampling.percentile)
 
     def noise(purpose: str, step: int) -> Tensor:
-        return draws.normal(purpose, step, indices, shape)
+        return draws.normal(purpose, step, indices, (3, spec.size, spec.size))
 
     images, kept = sample(
-        denoise,
+        conditioned(denoiser, labels, low_res, precision=precision),
         noise("start", 0),
-        sampling_grid(stage.schedule, sampling.steps).to(indices.device),
-        rule=STEP_RULES[sampling.sampler],
+        grid_of(stage, sampling),
+        rule=step_rule(sampling.sampler, eta=sampling.eta, variance=sampling.variance),
         noise=noise,
         keep=[logsnr_of_level(stage.schedule, level) for level in keep],
     )

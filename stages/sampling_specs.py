@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.schedule_specs import PiecewiseSchedule, ScheduleSpec, steps_of
+from stages.schedule_specs import ScheduleSpec, steps_of
 from stages.spec_base import PositiveInt, Spec, Unit
 
 
@@ -24,7 +24,7 @@ class StageSamplingSpec(Spec):
     )
     guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="1 is no guidance.")
     guidance_interval: tuple[float, float] | None = Field(
-        None, description="log-SNRs (low, high) between which guidance acts; None: everywhere."
+        None, description="log-SNRs [low, high) between which guidance acts; None: everywhere."
     )
     thresholding: Literal["none", "static", "dynamic"] = Field(
         "static", description="static: every estimate of the clean image is clipped to [-1, 1]."
@@ -40,19 +40,36 @@ class StageSamplingSpec(Spec):
         "None: the average that training keeps.",
     )
 
+    @property
+    def net_calls(self) -> int:
+        """Evaluations of the net for one image, at most: Heun takes two per step but the last, guidance doubles them.
+
+        Guidance on an interval counts as guidance everywhere.
+        """
+        calls = 2 * self.steps - 1 if self.sampler == "heun" else self.steps
+        return calls if self.guidance == 1.0 else 2 * calls
+
     @model_validator(mode="after")
-    def _settings_belong_to_the_sampler(self) -> StageSamplingSpec:
+    def _settings_belong_together(self) -> StageSamplingSpec:
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta belongs to the sampler ddim, not to {self.sampler}; remove it")
         if self.variance != "posterior" and self.sampler != "ancestral":
             raise ValueError(
-                f"variance: {self.variance} belongs to the ancestral sampler; {self.sampler} takes no variance"
+                f"variance: {self.variance} belongs to the ancestral sampler, and {self.sampler} has none to choose; "
+                "remove it or set sampler: ancestral"
             )
+        if self.percentile != type(self).model_fields["percentile"].default and self.thresholding != "dynamic":
+            raise ValueError(
+                f"percentile belongs to dynamic thresholding, not to {self.thresholding}; remove it or set "
+                "thresholding: dynamic"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> StageSamplingSpec:
         interval = self.guidance_interval
         if interval is not None and not interval[0] < interval[1]:
             raise ValueError(f"guidance_interval {list(interval)} must be given as [low, high] in log-SNR")
-        if isinstance(self.schedule, PiecewiseSchedule):
-            return self
         own = steps_of(self.schedule) if self.schedule is not None else None
         if own is not None and own < self.steps:
             raise ValueError(

@@ -5,16 +5,47 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.cascade import Cascade, Rung, TrainedStage, blocks_of, low_res_input, sample_stage
+from stages.cascade import Cascade, Rung, TrainedStage, blocks_of, grid_of, low_res_input, sample_stage
 from stages.randomness import KeyedDraws
-from stages.specs import AugmentationSpec, CosineSchedule, NoiseSpec, StageSamplingSpec, StageSpec, UNetSpec
+from stages.schedules import build_schedule
+from stages.specs import (
+    AugmentationSpec,
+    CosineSchedule,
+    HybridLossSpec,
+    NoiseSpec,
+    StageSamplingSpec,
+    StageSpec,
+    UNetSpec,
+)
 from stages.stage import Stage
+
+SETTINGS = {
+    "ancestral": {"sampler": "ancestral"},
+    "ancestral beta": {"sampler": "ancestral", "variance": "beta"},
+    "ddim eta": {"sampler": "ddim", "eta": 0.5},
+    "dpmpp_2m": {"sampler": "dpmpp_2m", "thresholding": "dynamic", "percentile": 0.9},
+    "heun": {"sampler": "heun", "guidance_interval": [-4.0, 4.0]},
+}
+LINEAR = {"kind": "linear_beta", "steps": 20, "beta_start": 0.01, "beta_end": 0.6}
+
+
+def trained(spec: StageSpec) -> TrainedStage:
+    """A stage with weights away from their initial ones, where the output of a net is zero."""
+    stage = Stage.build(spec)
+    net = stage.build_net(0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return TrainedStage(stage, net.eval())
+
+
+NET = UNetSpec(channels=8, multipliers=(1, 2), blocks=1, head_width=8)
 
 
 @pytest.fixture(scope="module")
 def stages() -> list[TrainedStage]:
-    net = UNetSpec(channels=8, multipliers=(1, 2), blocks=1, head_width=8)
-    base = StageSpec(name="base", size=4, classes=3, net=net)
+    base = StageSpec(name="base", size=4, classes=3, net=NET)
     noise = AugmentationSpec(noise=NoiseSpec(levels=(0.0, 0.5)))
     sr = StageSpec(
         name="sr",
@@ -22,19 +53,10 @@ def stages() -> list[TrainedStage]:
         low_res_size=4,
         low_res_schedule=CosineSchedule(),
         classes=3,
-        net=net,
+        net=NET,
         augmentation=noise,
     )
-    built = []
-    for spec in (base, sr):
-        stage = Stage.build(spec)
-        net_module = stage.build_net(0)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in net_module.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        built.append(TrainedStage(stage, net_module.eval()))
-    return built
+    return [trained(base), trained(sr)]
 
 
 def chain(stages: list[TrainedStage], **sampling: object) -> Cascade:
@@ -42,18 +64,26 @@ def chain(stages: list[TrainedStage], **sampling: object) -> Cascade:
     return Cascade(stages, [StageSamplingSpec(steps=4, sampler="ancestral"), above])
 
 
+def drawn_blocks(cascade: Cascade, order: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Image of each index; the blocks are made in ``order``."""
+    blocks, found = [block for block, _ in blocks_of(10, 4)], {}
+    for number in order:
+        images = cascade.sample_block(blocks[number], blocks[number] % 3, seed=7)[-1].images
+        found.update(zip(blocks[number].tolist(), images, strict=True))
+    return found
+
+
 @pytest.mark.parametrize("kind", ["truncated", "non_truncated"])
-def test_an_image_depends_on_its_index_alone(stages: list[TrainedStage], kind: str) -> None:
-    cascade = chain(stages, augmentation=kind, level=0.2, sampler="ancestral", guidance=1.5)
-    drawn = {}
-    for order in ((0, 1, 2), (2, 0, 1)):  # blocks in any order, on anybody
-        blocks = [block for block, _ in blocks_of(10, 4)]
-        for number in order:
-            images = cascade.sample_block(blocks[number], blocks[number] % 3, seed=7)[-1].images
-            for index, image in zip(blocks[number].tolist(), images, strict=True):
-                assert torch.equal(drawn.setdefault(index, image), image)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_image_depends_on_its_index_alone(stages: list[TrainedStage], kind: str, setting: str) -> None:
+    cascade = chain(stages, augmentation=kind, level=0.2, guidance=1.5, **SETTINGS[setting])
+    drawn = drawn_blocks(cascade, (0, 1, 2))
+    for order in ((2, 0, 1), (1,), (2, 0)):  # blocks in any order, on anybody
+        for index, image in drawn_blocks(cascade, order).items():
+            assert torch.equal(drawn[index], image)
     assert len(drawn) == 12
     assert not torch.equal(drawn[0], drawn[3])  # same label, another index
+    assert torch.stack(list(drawn.values())).abs().max() <= 1.0
 
 
 def test_blocks_cover_the_count_and_pad_the_last() -> None:
@@ -90,3 +120,102 @@ def test_oracle_is_the_same_call_with_real_low_res(stages: list[TrainedStage]) -
     assert drawn.images.shape == (4, 3, 8, 8)
     assert drawn.images.abs().max() <= 1
     assert not torch.equal(drawn.images, other.images)
+
+
+class Counting(torch.nn.Module):
+    """A net that remembers how many images each call had, and the noise it was told of."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.calls = net, list[tuple[int, float]]()
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(images), float(noise[0])))
+        return self.net(images, noise, *rest)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+def test_guidance_on_an_interval_doubles_the_batch_only_there(stages: list[TrainedStage], sampler: str) -> None:
+    indices = torch.arange(4)
+
+    def drawn(**settings: object) -> tuple[torch.Tensor, list[int]]:
+        net = Counting(stages[0].net)
+        spec = StageSamplingSpec.model_validate({"sampler": sampler, "steps": 6, **settings})
+        found = sample_stage(TrainedStage(stages[0].stage, net), spec, indices, indices % 3, None, seed=0).images
+        assert spec.net_calls >= sum(images for images, _ in net.calls) / 4
+        return found, [images for images, _ in net.calls]
+
+    plain, calls = drawn()
+    assert set(calls) == {4}
+    outside, calls = drawn(guidance=3.0, guidance_interval=[16.0, 20.0])
+    assert torch.equal(plain, outside)
+    assert set(calls) == {4}
+    everywhere, calls = drawn(guidance=3.0)
+    assert set(calls) == {8}
+    inside, calls = drawn(guidance=3.0, guidance_interval=[-20.0, 20.0])
+    assert torch.equal(everywhere, inside)
+    partly, calls = drawn(guidance=3.0, guidance_interval=[-2.0, 2.0])
+    assert set(calls) == {4, 8}
+    assert not torch.equal(partly, everywhere)
+    assert not torch.equal(partly, plain)
+
+
+def test_a_schedule_of_its_own_is_walked_with_any_number_of_steps(stages: list[TrainedStage]) -> None:
+    indices = torch.arange(4)
+    for steps in (1, 2, 3, 9, 20):
+        net = Counting(stages[0].net)
+        own = StageSamplingSpec.model_validate({"sampler": "ancestral", "steps": steps, "schedule": LINEAR})
+        found = sample_stage(TrainedStage(stages[0].stage, net), own, indices, indices % 3, None, seed=0, keep=[0.4])
+        grid = grid_of(stages[0].stage, own)
+        assert grid.shape == (steps + 1,)
+        told = torch.tensor([noise for _, noise in net.calls])
+        torch.testing.assert_close(told / told[0], (grid[:-1] / grid[0]).float())
+        assert torch.isfinite(found.images).all()
+        assert torch.isfinite(found.kept[0.4]).all()
+
+
+def test_a_schedule_of_its_own_that_is_that_of_training_changes_nothing(stages: list[TrainedStage]) -> None:
+    indices = torch.arange(4)
+    same = StageSamplingSpec.model_validate({"steps": 3, "schedule": {"kind": "cosine"}})
+    drawn = [
+        sample_stage(stages[0], spec, indices, indices % 3, None, seed=0).images
+        for spec in (StageSamplingSpec(steps=3), same)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_what_a_level_means_is_said_by_the_schedule_of_training(stages: list[TrainedStage]) -> None:
+    # z_s has the log-SNR that the stage above was told of in training, whichever grid the chain walks.
+    own = StageSamplingSpec.model_validate({"steps": 5, "schedule": {"kind": "piecewise", "logsnr": [3.0, 2.0, -9.0]}})
+    indices, level = torch.arange(4), torch.tensor(0.3, dtype=torch.float64)
+    rung = sample_stage(stages[0], own, indices, indices % 3, None, seed=0, keep=[0.3])
+    grid, stop = grid_of(stages[0].stage, own), build_schedule(CosineSchedule(), 4)(level)
+    assert grid[0] < stop < grid[-2]
+    assert set(rung.kept) == {0.3}
+    short = StageSamplingSpec.model_validate({"steps": 5, "schedule": {"kind": "piecewise", "logsnr": [9.0, 5.0]}})
+    with pytest.raises(ValueError, match="outside the sampling grid"):
+        sample_stage(stages[0], short, indices, indices % 3, None, seed=0, keep=[0.3])
+
+
+def test_a_learned_variance_reaches_the_sampler() -> None:
+    spec = StageSpec.model_validate(
+        {"name": "ddpm", "size": 4, "classes": 3, "net": NET, "schedule": LINEAR, "times": "steps"}
+        | {"conditioning": "step", "prediction": "eps", "loss": HybridLossSpec(kind="hybrid")}
+    )
+    stage, indices = trained(spec), torch.arange(4)
+    images = {}
+    for variance in ("posterior", "beta", "learned"):
+        sampling = StageSamplingSpec(sampler="ancestral", variance=variance, steps=20)
+        images[variance] = sample_stage(stage, sampling, indices, indices % 3, None, seed=0).images
+        assert torch.isfinite(images[variance]).all()
+    assert not torch.equal(images["learned"], images["posterior"])
+    assert not torch.equal(images["learned"], images["beta"])
+    ddim = sample_stage(stage, StageSamplingSpec(steps=5), indices, indices % 3, None, seed=0)  # takes no notice of it
+    assert torch.isfinite(ddim.images).all()
+
+
+def test_a_stage_without_noise_augmentation_is_sampled_too(stages: list[TrainedStage]) -> None:
+    spec = StageSpec(name="sr", size=8, low_res_size=4, low_res_schedule=CosineSchedule(), classes=3, net=NET)
+    cascade = Cascade([stages[0], trained(spec)], [StageSamplingSpec(steps=2), StageSamplingSpec(steps=2)])
+    indices = torch.arange(4)
+    assert cascade.sample_block(indices, indices % 3, seed=0)[1].images.shape == (4, 3, 8, 8)
