@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,23 +115,32 @@ class CommitLog:
 
         A commit that fails the check is passed over with a warning that names the file.
         """
+        return next(self.whole(accept), None)
+
+    def whole(self, accept: Callable[[Entry], bool]) -> Iterator[tuple[Entry, Path]]:
+        """All accepted commits whose files are whole, newest first, each with its folder; see ``latest_whole``."""
         for entry in reversed(self.entries()):
             if entry.kind != "commit" or not accept(entry):
                 continue
             folder = self.storage.path(f"{self.prefix}/{entry.folder}")
             if (fault := first_fault(folder, entry.files)) is None:
-                return entry, folder
-            log.warning("%s: commit %d is damaged (%s); going back to an earlier one", self.prefix, entry.number, fault)
-        return None
+                yield entry, folder
+            else:
+                log.warning(
+                    "%s: commit %d is damaged (%s); going back to an earlier one", self.prefix, entry.number, fault
+                )
 
     def prune(self, keep: int) -> None:
         """Delete the files of all but the newest ``keep`` commits and those marked ``final``, and uncommitted folders.
 
-        Entries stay: the log remembers what was. Only an owner may call this.
+        Commits that are ``kept`` under a name are not counted among these: of each name the newest stays. Entries stay:
+        the log remembers what was. Only an owner may call this.
         """
         commits = [entry for entry in self.entries() if entry.kind == "commit"]
-        kept = {entry.folder for entry in commits if entry.info.get("final")}
-        kept |= {entry.folder for entry in commits[-keep:]}
+        named = {entry.info["kept"]: entry.folder for entry in commits if "kept" in entry.info}
+        others = [entry for entry in commits if "kept" not in entry.info]
+        kept = {*named.values(), *(entry.folder for entry in others if entry.info.get("final"))}
+        kept |= {entry.folder for entry in others[-keep:]}
         for name in self.storage.list(self.prefix):
             if name != "log" and name not in kept:
                 self.storage.remove(f"{self.prefix}/{name}")

@@ -36,7 +36,7 @@ def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str,
             raise UserError(
                 f"stage {name} is not trained for these settings in {storage.root}; `rayfall train` it first"
             )
-        stages.append(load_trained(result.folder))
+        stages.append(load_trained(result.folder, ema_length=experiment.stages[name].sampling.ema_length))
     data = stored(nodes.data, storage)
     assert data is not None, "a trained stage has its data"
     classes = load_manifest(data_folder(data.folder)).classes

@@ -7,6 +7,7 @@ are disjoint from the reference images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def _in_parallel(
 def sample_block(config: Mapping[str, Any], inputs: Mapping[str, str], threads: int, start: int) -> dict[str, Floats]:
     """One canonical block of a sample node: arrays (block, ...) named as the files of the node."""
     torch.set_num_threads(threads)
-    trained = _trained(inputs["stage"])
+    sampling = StageSamplingSpec.model_validate(config["sampling"])
+    trained = _trained(inputs["stage"], sampling.ema_length)
     indices = torch.arange(start, start + config["block"])
     below: Rung | None = None
     if "data" in inputs:
@@ -76,7 +78,7 @@ def sample_block(config: Mapping[str, Any], inputs: Mapping[str, str], threads: 
             below = _stored_rung(Path(inputs["below"]), start, config)
     rung = sample_stage(
         trained,
-        StageSamplingSpec.model_validate(config["sampling"]),
+        sampling,
         indices,
         labels,
         below,
@@ -88,14 +90,10 @@ def sample_block(config: Mapping[str, Any], inputs: Mapping[str, str], threads: 
     return {"images": rung.images.numpy(), "labels": labels.numpy(), **kept}
 
 
-_LOADED: dict[str, TrainedStage] = {}
-
-
-def _trained(folder: str) -> TrainedStage:
-    """The stage in ``folder``, read once per process: a result never changes."""
-    if folder not in _LOADED:
-        _LOADED[folder] = load_trained(Path(folder))
-    return _LOADED[folder]
+@lru_cache(maxsize=4)  # a search over the EMA length reads one stage with many weights
+def _trained(folder: str, ema_length: float | None) -> TrainedStage:
+    """The stage in ``folder``, its average rebuilt at most once per process: a result never changes."""
+    return load_trained(Path(folder), ema_length=ema_length)
 
 
 def _stored_rung(folder: Path, start: int, config: Mapping[str, Any]) -> Rung:

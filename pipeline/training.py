@@ -3,7 +3,8 @@
 Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker; ``train_stage`` is the
 graph node that drives it. Our commit log is the only truth about a checkpoint: a worker that starts reads the log,
 never Ray's snapshot, and Ray is told of each commit by a pointer. Every draw is keyed by global step and position
-(``stages.randomness``), so a run that was killed and resumed repeats itself bit for bit.
+(``stages.randomness``), so a run that was killed and resumed repeats itself bit for bit. Averages stored on the way
+are commits beside the checkpoints (``pipeline.snapshots``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.dag import Progress, Task
 from pipeline.datasets import data_folder
 from pipeline.loading import Examples
 from pipeline.ordering import examples_of_step, positions_of_rank
+from pipeline.snapshots import Snapshots
 from pipeline.storage import open_storage
 from pipeline.tracking import MetricBuffer, Tracker
 from stages.checkpoints import load_state, save_checkpoint
@@ -56,12 +58,16 @@ class LoopSettings:
 
 
 def train_stage(task: Task) -> dict[str, Any]:
-    """Graph node: train one stage to its number of steps and leave its averaged weights as the result."""
+    """Graph node: train one stage to its number of steps and leave its averaged weights as the result.
+
+    Beside them the averages stored on the way, if any, from which an EMA of another length is rebuilt.
+    """
     context = task.context
     prefix = context["run"]
     steps = task.config["training"]["steps"]
     commits = CommitLog(task.storage, prefix, owner="reader", clock=time.time)
-    found = commits.latest_whole(lambda entry: entry.info["step"] == steps)
+    snapshots = Snapshots.of(commits, TrainingSpec.model_validate(task.config["training"]))
+    found = snapshots.latest_checkpoint(lambda step: step == steps)
     if found is None:
         settings = LoopSettings(
             stage=task.config["stage"],
@@ -78,11 +84,12 @@ def train_stage(task: Task) -> dict[str, Any]:
             tracking_run=context.get("tracking_run"),
         )
         fit(settings, context, attempt=len(commits.entries()))
-        found = commits.latest_whole(lambda entry: entry.info["step"] == steps)
+        found = snapshots.latest_checkpoint(lambda step: step == steps)
         assert found is not None, f"{prefix}: training ended without a commit at step {steps}"
     entry, folder = found
     for name in ("spec.json", "ema.safetensors", "history.json"):
         os.link(folder / name, task.out / name)
+    snapshots.link(folder, steps, task.out)
     return {key: entry.info[key] for key in ("step", "seconds", "loss", "parameters")}
 
 
@@ -163,6 +170,7 @@ class StageRun:
         storage = open_storage(settings.storage)
         owner = f"{os.uname().nodename}:{os.getpid()}"
         self.commits = CommitLog(storage, settings.run, owner=owner, clock=time.time)
+        self.snapshots = Snapshots.of(self.commits, self.training)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
 
@@ -171,7 +179,7 @@ class StageRun:
         number = 0
         if self.rank == 0:
             self.commits.take_over()
-            found = self.commits.latest_whole(lambda entry: entry.info["step"] <= self.training.steps)
+            found = self.snapshots.latest_checkpoint(lambda step: step <= self.training.steps)
             number = found[0].number if found else 0
         number = int(self._from_rank_zero(number))
         if number:
@@ -218,6 +226,8 @@ class StageRun:
             )
             window.append(seen.loss)
             now = self.state.step
+            if self.rank == 0:
+                self.snapshots.store(self.state)
             if now % log_every and now < steps:
                 continue
             metrics = {

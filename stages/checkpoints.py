@@ -4,6 +4,11 @@
     net.safetensors         weights
     ema.safetensors         averaged weights: what is sampled from
     optimizer.safetensors   "<statistic>/<parameter name>" -> tensor
+    averages.safetensors    "<relative width>/<parameter name>" -> tensor; only where training.averages asks for them
+
+To sample from, spec.json and ema.safetensors are enough. Beside them, ``averages/<step>.safetensors`` are averages
+stored on the way and at the end, each like averages.safetensors, from which an EMA of another length is rebuilt; in
+float32, because the weights of that sum have both signs and magnify rounding.
 
 The folder says nothing about whether it is whole; that is the commit log's word (``pipeline.commits``).
 """
@@ -14,15 +19,18 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stages.averages import Profile, check_rebuilding, rebuilding_weights
 from stages.cascade import TrainedStage
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage
 from stages.training import TrainState
 
 FORMAT = 1
+AVERAGES = "averages.safetensors"
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -43,6 +51,8 @@ def save_checkpoint(folder: Path, stage: StageSpec, training: TrainingSpec, seed
     save_file(_tensors(state.net), folder / "net.safetensors")
     save_file(_tensors(state.ema), folder / "ema.safetensors")
     save_file(_optimizer_tensors(state), folder / "optimizer.safetensors")
+    if state.averages:
+        save_averages(folder / AVERAGES, state)
     description = {
         "format": FORMAT,
         "stage": stage.model_dump(mode="json"),
@@ -51,6 +61,21 @@ def save_checkpoint(folder: Path, stage: StageSpec, training: TrainingSpec, seed
         "step": state.step,
     }
     (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def save_averages(path: Path, state: TrainState) -> None:
+    """Write the power-function averages of ``state`` as they are now."""
+    tensors = {
+        f"{width}/{name}": tensor.detach().cpu().contiguous()
+        for width, average in state.averages.items()
+        for name, tensor in average.items()
+    }
+    save_file(tensors, path)
+
+
+def averages_path(folder: Path, step: int) -> Path:
+    """Where the averages stored at ``step`` lie beside the weights to sample from."""
+    return folder / "averages" / f"{step:08d}.safetensors"
 
 
 def read_description(folder: Path) -> dict[str, object]:
@@ -74,15 +99,69 @@ def load_state(folder: Path, state: TrainState) -> None:
         statistics = {key.split("/", 1)[0]: value for key, value in saved.items() if key.split("/", 1)[1] == name}
         # AdamW keeps its step count on the CPU unless fused on a device; moments live beside the parameter.
         state.optimizer.state[parameter] = {key: value.to(device) for key, value in statistics.items()}
+    saved = load_file(folder / AVERAGES) if state.averages else {}
+    for width, average in state.averages.items():
+        for name, tensor in average.items():
+            tensor.copy_(saved[f"{width}/{name}"])
+    state.step = _step_of(folder)
+
+
+def _step_of(folder: Path) -> int:
     step = read_description(folder)["step"]
     assert isinstance(step, int)
-    state.step = step
+    return step
 
 
-def load_trained(folder: Path, *, averaged: bool = True, device: torch.device | str = "cpu") -> TrainedStage:
-    """A stage ready to sample from, with its averaged weights (or the raw ones)."""
+def load_trained(
+    folder: Path, *, averaged: bool = True, ema_length: float | None = None, device: torch.device | str = "cpu"
+) -> TrainedStage:
+    """A stage ready to sample from, with its averaged weights (or the raw ones).
+
+    ``ema_length`` is the relative width of another average, rebuilt from those stored beside the weights. Raises
+    ValueError when none are stored or they do not come near it.
+    """
+    if ema_length is not None and not averaged:
+        raise ValueError(f"ema_length {ema_length:g} speaks of averaged weights; leave averaged=True or give none")
     spec = StageSpec.model_validate(read_description(folder)["stage"])
     stage = Stage.build(spec)
     net = stage.build_net(seed=0)
     net.load_state_dict(load_file(folder / ("ema.safetensors" if averaged else "net.safetensors")))
+    if ema_length is not None:
+        rebuilt = rebuilt_average(folder, ema_length)
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                parameter.copy_(rebuilt[name])
     return TrainedStage(stage, net.to(device).eval().requires_grad_(False))
+
+
+def rebuilt_average(folder: Path, length: float) -> dict[str, Tensor]:
+    """The weights, by parameter name, averaged with relative width ``length`` up to the step of the ``folder``.
+
+    Summed in float64. Raises ValueError when the folder holds no stored averages, or none near enough.
+    """
+    keys: dict[Path, list[str]] = {}
+    for path in sorted((folder / "averages").glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            keys[path] = sorted(file.keys())
+    if not keys:
+        raise ValueError(
+            f"ema_length {length:g} cannot be rebuilt in {folder}: it holds no stored averages; train with "
+            "training.averages"
+        )
+    stored = sorted({_profile(path, key) for path in keys for key in keys[path]})
+    wanted = Profile(length, _step_of(folder))
+    check_rebuilding(stored, wanted)
+    weights = dict(zip(stored, rebuilding_weights(stored, wanted).tolist(), strict=True))
+    total: dict[str, Tensor] = {}
+    for path in keys:
+        with safe_open(path, "pt") as file:
+            for key in keys[path]:
+                if weight := weights[_profile(path, key)]:
+                    name, term = key.split("/", 1)[1], file.get_tensor(key).double() * weight
+                    total[name] = total[name] + term if name in total else term
+    return {name: tensor.float() for name, tensor in total.items()}
+
+
+def _profile(path: Path, key: str) -> Profile:
+    """What a tensor of a file of stored averages is the average of."""
+    return Profile(float(key.split("/", 1)[0]), int(path.stem))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from stages.averages import average_decay, gamma_of
 from stages.randomness import KeyedDraws
 from stages.specs import TrainingSpec, ema_decay, learning_rate_at
 from stages.stage import Net, Stage
@@ -15,11 +17,16 @@ from stages.stage import Net, Stage
 
 @dataclass
 class TrainState:
-    """Everything that changes while a stage trains. ``step`` counts finished optimizer steps."""
+    """Everything that changes while a stage trains. ``step`` counts finished optimizer steps.
+
+    ``averages`` are the power-function averages that ``TrainingSpec.averages`` asks for: parameter name -> tensor
+    by relative width (``stages.averages``); empty without.
+    """
 
     net: nn.Module
     ema: nn.Module
     optimizer: torch.optim.Optimizer
+    averages: dict[float, dict[str, Tensor]]
     step: int = 0
 
     @classmethod
@@ -34,7 +41,11 @@ class TrainState:
             weight_decay=training.weight_decay,
             fused=True,
         )
-        return cls(net, ema, optimizer)
+        widths = () if training.averages is None else training.averages.widths
+        averages = {
+            width: {name: parameter.detach().clone() for name, parameter in net.named_parameters()} for width in widths
+        }
+        return cls(net, ema, optimizer, averages)
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,9 @@ class StepReport:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """``average <- decay average + (1 - decay) net`` on every parameter, in place."""
-    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1.0 - decay)
+def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
+    """``average <- decay average + (1 - decay) weights``, in place, tensor by tensor."""
+    torch._foreach_lerp_(list(average), list(weights), 1.0 - decay)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,8 @@ def train_step(
     loss.backward()
     norm = nn.utils.clip_grad_norm_(state.net.parameters(), training.clip)
     state.optimizer.step()
-    update_average(state.ema, state.net, ema_decay(training.ema, state.step))
+    update_average(state.ema.parameters(), state.net.parameters(), ema_decay(training.ema, state.step))
     state.step += 1
+    for width, average in state.averages.items():
+        update_average(average.values(), state.net.parameters(), average_decay(gamma_of(width), state.step))
     return StepReport(loss.detach(), norm.detach(), rate)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from stages.spec_base import PositiveInt, Spec, Unit
 
-# Of a power-function average: the width of its profile over the time trained; gamma = 0 gives the largest.
+# Of a power-function average: the width of its profile over the time trained; that of the plain mean is 0.2887.
 RelativeWidth = Annotated[float, Field(gt=0.0, lt=0.29)]
 
 
@@ -42,6 +42,20 @@ class TrainingSpec(Spec):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the averaged weights, warmed up.")
     averages: AveragesSpec | None = Field(None, description="Stored averages that make the EMA length a late choice.")
     precision: Literal["f32", "bf16"] = "f32"
+
+    def check_ema_length(self, length: float) -> None:
+        """Raise ValueError when an average of relative width ``length`` cannot be rebuilt after such a training."""
+        # numpy comes in only where a length is asked for: reading a description is instant.
+        from stages.averages import Profile, check_rebuilding, stored_steps
+
+        if self.averages is None:
+            raise ValueError(
+                f"ema_length {length:g} is rebuilt from stored averages, of which training keeps none; "
+                "give training.averages"
+            )
+        steps = stored_steps(self.averages.every, self.steps)
+        stored = [Profile(width, step) for width in self.averages.widths for step in steps]
+        check_rebuilding(stored, Profile(length, self.steps))
 
 
 def ema_decay(decay: float, step: int) -> float:

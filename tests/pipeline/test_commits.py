@@ -77,3 +77,23 @@ def test_pruning_keeps_the_newest_and_the_final_ones(tmp_path: Path) -> None:
     found = log.latest_whole(lambda entry: entry.info["step"] <= 2)
     assert found is not None
     assert found[0].info["step"] == 1
+
+
+def test_pruning_keeps_the_newest_of_each_name_and_does_not_count_it(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "a")
+    older, other, newer = (commit(log, step, kept=name) for step, name in ((1, "x"), (2, "y"), (3, "x")))
+    first, second = commit(log, 4), commit(log, 5)
+    last = commit(log, 6, kept="z")
+    log.prune(keep=1)
+    assert [folder.exists() for folder in (older, other, newer, first, second, last)] == [
+        False, True, True, False, True, True
+    ]  # fmt: skip
+
+
+def test_whole_commits_come_newest_first(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "a")
+    for step in (1, 2, 3):
+        folder = commit(log, step)
+        if step == 2:
+            (folder / "weights").unlink()
+    assert [entry.info["step"] for entry, _ in log.whole(lambda entry: True)] == [3, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.dag import Progress, Task
 from pipeline.ingest import ingest_drawn
 from pipeline.storage import open_storage
-from pipeline.training import LoopSettings, StageRun
+from pipeline.training import LoopSettings, StageRun, train_stage
+from stages.checkpoints import load_trained
 
 STEPS = 12
 STAGE = {
@@ -25,7 +28,7 @@ STAGE = {
     "size": 8,
     "low_res_size": 4,
     "low_res_schedule": {},
-    "net": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8},
+    "net": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8},
     "augmentation": {"noise": {"levels": [0.0, 0.3]}},
 }
 
@@ -87,6 +90,31 @@ def assert_equal_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Te
         assert torch.equal(value, second[key]), key
 
 
+def averaging(data: Path, store: Path, *, steps: int = STEPS, **changes: object) -> LoopSettings:
+    """A run that stores two averages at steps 3, 6, 9, ... and at its last."""
+    training = {**settings_of(data, store).training, "steps": steps, "averages": {"every": 3}}
+    return settings_of(data, store, training=training, checkpoint_seconds=0.0, **changes)
+
+
+def result_of(settings: LoopSettings, out: Path) -> dict[str, bytes]:
+    """Files of the training node's result, where the run is done; their names and bytes."""
+    out.mkdir(parents=True)
+    (data := out.parent / f"{out.name}-data").mkdir()
+    (data / "location.json").write_text(json.dumps({"path": settings.data}))
+    config = {"stage": settings.stage, "training": settings.training, "seed": settings.seed}
+    context = {"run": settings.run, "threads": 1, "log_every": 1, "checkpoint_seconds": 1.0}
+    train_stage(Task("train/sr", config, {"data": data}, out, context, open_storage(settings.storage), Progress()))
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def averaged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The result of an uninterrupted run that stores averages."""
+    store = tmp_path_factory.mktemp("averaged")
+    train(averaging(data, store))
+    return result_of(averaging(data, store), store / "out")
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("straight")
@@ -118,8 +146,6 @@ def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, t
         "print('ready', flush=True)\n"
         "run.train(lambda entry, metrics: print(int(metrics['step']), flush=True))\n"
     )
-    import json
-
     (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
     for after in ("3", "7"):
         child = subprocess.Popen(
@@ -133,6 +159,104 @@ def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, t
     resumed = train(settings)
     assert resumed.state.step == STEPS
     assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
+def stored(result: dict[str, bytes]) -> dict[str, bytes]:
+    """What a result is sampled from; its description and metrics tell of times and of the steps asked for."""
+    return {name: data for name, data in result.items() if name.endswith(".safetensors")}
+
+
+def test_averages_are_stored_at_every_multiple_and_at_the_end(averaged: dict[str, bytes], tmp_path: Path) -> None:
+    names = [f"averages/{step:08d}.safetensors" for step in (3, 6, 9, 12)]
+    assert sorted(averaged) == [*names, "ema.safetensors", "history.json", "spec.json"]
+
+
+def test_keeping_averages_changes_nothing_else(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    train(averaging(data, tmp_path))
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+    log = CommitLog(open_storage(uninterrupted), "runs/sr", owner="test", clock=time.time)
+    found = log.latest_whole()
+    assert found is not None
+    assert sorted(found[0].files) == [
+        "ema.safetensors", "history.json", "net.safetensors", "optimizer.safetensors", "spec.json"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 7])
+def test_a_resumed_run_stores_the_same_averages(
+    stop_after: int, data: Path, averaged: dict[str, bytes], tmp_path: Path
+) -> None:
+    settings = averaging(data, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, stop_after=stop_after)
+    train(settings)
+    assert stored(result_of(settings, tmp_path / "out")) == stored(averaged)
+
+
+def test_kill_9_loses_no_stored_average(data: Path, averaged: dict[str, bytes], tmp_path: Path) -> None:
+    """Killed between writing and committing its third pair, with no checkpoint yet: it falls back behind two others."""
+    settings = replace(averaging(data, tmp_path), checkpoint_seconds=1e9)
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
+    script = tmp_path / "loop.py"
+    script.write_text(
+        "import json, os, signal, sys, torch\n"
+        "from pipeline import snapshots\n"
+        "from pipeline.training import LoopSettings, StageRun\n"
+        "torch.set_num_threads(1)\n"
+        "whole, calls = snapshots.save_averages, []\n"
+        "def save_averages(path, state):\n"
+        "    whole(path, state)\n"
+        "    calls.append(state.step)\n"
+        "    if len(calls) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "snapshots.save_averages = save_averages\n"
+        "run = StageRun(LoopSettings(**json.load(open(sys.argv[1]))), rank=0, world=1, device='cpu')\n"
+        "run.resume()\n"
+        "run.train(lambda entry, metrics: None)\n"
+    )
+    assert subprocess.run([sys.executable, str(script), str(tmp_path / "settings.json")]).returncode == -9
+    train(settings)
+    assert stored(result_of(settings, tmp_path / "out")) == stored(averaged)
+    # One stored average of each step, the checkpoint and the log: what was superseded or torn is gone.
+    assert len(os.listdir(tmp_path / "runs/sr")) == STEPS // 3 + 2
+
+
+@pytest.mark.parametrize("stop", [5, 6])
+def test_a_continued_run_depends_on_its_last_step_only(
+    stop: int, data: Path, averaged: dict[str, bytes], tmp_path: Path
+) -> None:
+    train(averaging(data, tmp_path, steps=stop))
+    first = stored(result_of(averaging(data, tmp_path, steps=stop), tmp_path / "first"))
+    assert [name for name in first if name.startswith("averages")][-1] == f"averages/{stop:08d}.safetensors"
+    train(averaging(data, tmp_path))
+    assert stored(result_of(averaging(data, tmp_path), tmp_path / "out")) == stored(averaged)
+    # The shorter result can be had again: its checkpoint and the averages before it are still there.
+    assert stored(result_of(averaging(data, tmp_path, steps=stop), tmp_path / "again")) == first
+
+
+def test_a_damaged_stored_average_is_made_again(data: Path, averaged: dict[str, bytes], tmp_path: Path) -> None:
+    settings = averaging(data, tmp_path)
+    train(settings)
+    (damaged,) = (tmp_path / "runs/sr").glob("averages-00000006-*/averages.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    train(settings)
+    assert stored(result_of(settings, tmp_path / "out")) == stored(averaged)
+
+
+def test_a_result_gives_any_ema_length(data: Path, averaged: dict[str, bytes], tmp_path: Path) -> None:
+    settings = averaging(data, tmp_path)
+    train(settings)
+    result_of(settings, tmp_path / "out")
+    usual, narrow, between = (load_trained(tmp_path / "out", ema_length=length).net for length in (None, 0.05, 0.07))
+    last = load_file(tmp_path / "out/averages/00000012.safetensors")
+    for name, parameter in narrow.named_parameters():
+        assert torch.equal(parameter, last[f"0.05/{name}"])
+
+    def distance(first: torch.nn.Module, second: torch.nn.Module) -> float:
+        pairs = zip(first.parameters(), second.parameters(), strict=True)
+        return sum(float((a - b).square().sum()) for a, b in pairs)
+
+    assert 0.0 < distance(between, narrow) < distance(usual, narrow)
 
 
 def test_more_steps_continue_and_fewer_do_not_disturb(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -188,8 +312,6 @@ def test_two_workers_train_as_one(data: Path, uninterrupted: Path, tmp_path: Pat
         "run.train(lambda entry, metrics: None)\n"
         "dist.destroy_process_group()\n"
     )
-    import json
-
     settings = settings_of(data, tmp_path / "store", checkpoint_seconds=0.0)
     (tmp_path / "settings.json").write_text(json.dumps(asdict(settings)))
     arguments = [sys.executable, str(script), str(tmp_path / "settings.json")]

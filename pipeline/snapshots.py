@@ -1,0 +1,69 @@
+"""Averages that a training run stores on the way: commits of their own beside its checkpoints, that no pruning takes.
+
+A run keeps two power-function averages if ``training.averages`` says so, and stores them at every multiple of
+``every`` steps; those of its last step are in its checkpoint. Where a run resumes it goes over the steps after its
+checkpoint again and stores their averages anew: the newest of a step counts. So a result depends on its number of
+steps, and not on where the run was stopped before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.commits import CommitLog, Entry
+from stages.averages import stored_steps
+from stages.checkpoints import AVERAGES, averages_path, save_averages
+from stages.specs import TrainingSpec
+from stages.training import TrainState
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """The stored averages in the log of one run; ``every`` None: there are none."""
+
+    commits: CommitLog
+    every: int | None
+
+    @classmethod
+    def of(cls, commits: CommitLog, training: TrainingSpec) -> Snapshots:
+        return cls(commits, None if training.averages is None else training.averages.every)
+
+    def store(self, state: TrainState) -> None:
+        """Commit the averages of ``state`` if its step is one of those to store. Raises OwnershipLost."""
+        if self.every is None or state.step % self.every:
+            return
+        name, folder = self.commits.new_folder(f"averages-{state.step:08d}")
+        save_averages(folder / AVERAGES, state)
+        self.commits.commit(name, {"averages": state.step, "kept": f"averages of step {state.step}"})
+
+    def files(self) -> dict[int, Path]:
+        """The whole ones by step."""
+        files: dict[int, Path] = {}
+        for entry, folder in self.commits.whole(lambda entry: "averages" in entry.info):
+            files.setdefault(entry.info["averages"], folder / AVERAGES)
+        return files
+
+    def latest_checkpoint(self, accept: Callable[[int], bool]) -> tuple[Entry, Path] | None:
+        """The newest whole checkpoint of an accepted step that all averages to be stored until then go with."""
+        every, files = self.every, self.files()
+
+        def usable(entry: Entry) -> bool:
+            step = entry.info.get("step")
+            if step is None or not accept(step):
+                return False
+            return every is None or all(earlier in files for earlier in range(every, step + 1, every))
+
+        return self.commits.latest_whole(usable)
+
+    def link(self, checkpoint: Path, step: int, out: Path) -> None:
+        """Link into the result ``out`` what an EMA length is rebuilt from at the ``checkpoint`` of ``step``."""
+        if self.every is None:
+            return
+        files = self.files() | {step: checkpoint / AVERAGES}
+        for earlier in stored_steps(self.every, step):
+            path = averages_path(out, earlier)
+            path.parent.mkdir(exist_ok=True)
+            os.link(files[earlier], path)
