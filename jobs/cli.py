@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
+from jobs.plans import print_reckoning
 from jobs.serving import show_runs
 from jobs.work import Manner, make_data, require_stage, towards, work
 from pipeline.events import Events
@@ -97,6 +98,31 @@ def run(
 
 
 @app.command()
+def plan(
+    experiment: ExperimentFile,
+    gpu: Annotated[
+        str, typer.Option(help="Whose peak to reckon with: a100, a10g, b200, h100, h200, l4, l40s, v100.")
+    ] = ("h100"),
+    utilisation: Annotated[float, typer.Option(help="Share of that peak which training reaches, above 0 to 1.")] = 0.4,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """What every stage would cost: parameters, FLOPs, memory, GPU-hours, reading. Starts nothing, needs no data.
+
+    Example: [cyan]rayfall plan jobs/experiments/cdm_256.yaml --gpu h200 --utilisation 0.45[/cyan]
+    """
+
+    def reckon(resolved: Experiment, events: Events) -> Mapping[str, Any]:
+        del events  # seconds
+        from pipeline import planning
+
+        return planning.reckon(resolved, planning.Machine(gpu, utilisation))
+
+    work("plan", experiment, settings, Manner(as_json, debug), reckon, print_reckoning)
+
+
+@app.command()
 def train(
     experiment: ExperimentFile,
     settings: Settings = None,
@@ -138,7 +164,7 @@ def evaluate(
 @app.command()
 def sample(
     experiment: ExperimentFile,
-    stage: Annotated[str | None, typer.Option(help="The cascade up to this stage; all of it when left out.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Its cascade up to this stage; all of the main one when left out.")] = None,
     count: Annotated[int, typer.Option(help="How many images.", min=1)] = 16,
     label: Annotated[str | None, typer.Option(help="A class name; all classes in turn when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed than the experiment's evaluation.seed.")] = None,

@@ -44,6 +44,8 @@ def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
     for name, value in figures.items():
         if name == "stages" and all("chained" in row for row in value.values()):
             print_scores(console, value)
+        elif name == "cascades":
+            print_cascades(console, value)
         elif name == "search":
             print_search(console, value)
         elif name == "computed":
@@ -65,6 +67,31 @@ def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> N
                 found = {key: value for key, value in scores[kind].items() if key != "per_class"}
                 rows[f"{stage} {kind}"] = {**found, **({"gap": scores.get("gap")} if kind == "chained" else {})}
     _table(console, "images", rows)
+    restored = {
+        stage: {**scores["restoration"], "accuracy": scores["oracle"]["accuracy"]}
+        for stage, scores in stages.items()
+        if "restoration" in scores
+    }
+    if restored:
+        _table(console, "restoration", restored)
+    if bounds := {stage: scores["bound"] for stage, scores in stages.items() if "bound" in scores}:
+        _table(console, "bound", bounds)
+
+
+def print_cascades(console: Console, cascades: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each cascade as a whole, where there are several: what it cost and what its last stage scores."""
+    rows = {
+        name: {
+            "stages": " -> ".join(row["stages"]),
+            "parameters": row["parameters"],
+            "training": duration(row["training_seconds"]),
+            "net calls": row["net_calls"],
+            **{key: row[key] for key in ("size", "fid", "accuracy", "precision", "recall")},
+        }
+        for name, row in cascades.items()
+    }
+    if rows:
+        _table(console, "cascade", rows)
 
 
 def print_search(console: Console, search: Mapping[str, Any]) -> None:

@@ -37,8 +37,15 @@ class Manner:
     dry_run: bool = False
 
 
-def work(command: str, file: Path, settings: Sequence[str] | None, manner: Manner, call: Call) -> None:
-    """Load the experiment and make ``call(experiment, events)``, or print its plan; tell the figures."""
+def work(
+    command: str,
+    file: Path,
+    settings: Sequence[str] | None,
+    manner: Manner,
+    call: Call,
+    tell: Callable[[Console, Mapping[str, Any]], None] = print_figures,
+) -> None:
+    """Load the experiment and make ``call(experiment, events)``, or print its graph; ``tell`` the figures."""
     with ending(command, as_json=manner.as_json, debug=manner.debug) as end:
         experiment = load_experiment(file, settings or ())
         if manner.dry_run:
@@ -53,7 +60,7 @@ def work(command: str, file: Path, settings: Sequence[str] | None, manner: Manne
         with display(end.console) as events:
             end.figures = call(experiment, events)
         if not manner.as_json:
-            print_figures(Console(), end.figures)
+            tell(Console(), end.figures)
 
 
 def towards(goal: Goal, only: Sequence[str] = ()) -> Call:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.collecting_searches import search_notes, searches_of
 from pipeline.datasets import data_folder
-from pipeline.experiment_spec import Experiment, InceptionScorer
+from pipeline.evaluation_spec import InceptionScorer
+from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
+from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.outcome import Outcome, git_revision
-from pipeline.report_parts import NodeRow, Report, Scores, SearchPoint, SearchSection, StageSection
-
-DDPM_STEPS = 1000
+from pipeline.outcome import SCORES, Outcome, cascades_of, git_revision
+from pipeline.report_parts import BoundScores, CascadeRow, NodeRow, Report, Restoration, Scores, StageSection
 
 
 def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
@@ -32,7 +31,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
         created=moment,
         revision=git_revision(),
         command=f"rayfall run jobs/experiments/{declared.name}.yaml",
-        notes=_notes(experiment, manifest) + _search_notes(outcome),
+        notes=_notes(experiment, manifest) + search_notes(outcome),
         dataset={
             "name": manifest.source.name,
             "image_size": manifest.image_size,
@@ -44,7 +43,8 @@ def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
         },
         scorer=_scorer(outcome),
         stages=[_stage(outcome, name, manifest) for name in experiment.names],
-        searches=_searches(outcome),
+        cascades=[_cascade(name, row) for name, row in cascades_of(outcome).items()],
+        searches=searches_of(outcome),
         nodes=[
             NodeRow(
                 name=node.name,
@@ -92,11 +92,14 @@ def _scorer(outcome: Outcome) -> str:
     )
 
 
+def _cascade(name: str, row: dict[str, Any]) -> CascadeRow:
+    chained = Scores(**{figure: row[figure] for figure in SCORES})
+    return CascadeRow(name=name, chained=chained, **{key: row[key] for key in row if key not in SCORES})
+
+
 def _scores(outcome: Outcome, kind: str, name: str) -> Scores | None:
-    result = outcome.results.get(f"scores/{kind}/{name}")
-    if result is None:
-        return None
-    return Scores(**{key: result.summary[key] for key in ("samples", "fid", "accuracy", "precision", "recall")})
+    result = outcome.scores(kind, name)
+    return None if result is None else Scores(**{figure: result.summary[figure] for figure in SCORES})
 
 
 def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
@@ -107,7 +110,8 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
     assert chained is not None, f"{name} was not scored"
     assert real is not None, f"{name} has no real scores to stand beside"
     per_class = outcome.results[f"scores/chained/{name}"].summary["per_class"]
-    oracle = outcome.results.get(f"oracle/{name}")
+    oracle, restored, bound = (outcome.results.get(f"{kind}/{name}") for kind in ("oracle", "restoration", "bound"))
+    facts = None if config.low_res_size is None else facts_of_level(experiment, name, config.sampling.level)
     return StageSection(
         name=name,
         size=config.size,
@@ -122,11 +126,15 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
         real=real,
         level=config.sampling.level,
         kind=config.sampling.augmentation,
-        **({} if config.low_res_size is None else _level(experiment, name, config.sampling.level)),
+        logsnr=facts.logsnr if facts else None,
+        ddpm_step=facts.step if facts else None,
+        ddpm_steps=facts.of_steps if facts else DDPM_STEPS,
         grid_png=_sample_grid(outcome.results[f"samples/{name}"].folder, manifest),
         oracle_png=_sample_grid(oracle.folder, manifest) if oracle else None,
         real_png=_real_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
         per_class={label: share for label, share in zip(manifest.classes, per_class, strict=True) if share is not None},
+        restoration=Restoration(**restored.summary) if restored else None,
+        bound=BoundScores(**bound.summary) if bound else None,
     )
 
 
@@ -143,88 +151,3 @@ def _real_grid(folder: Path, manifest: Manifest) -> bytes:
 
 def _grid(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], manifest: Manifest) -> bytes:
     return class_grid(pixels, labels, len(manifest.classes), columns=8)
-
-
-def _searches(outcome: Outcome) -> list[SearchSection]:
-    if outcome.search is None:
-        return []
-    sections = []
-    for found in outcome.search.summary["rounds"]:
-        if not _is_of_levels(found):
-            continue
-        stage = found["stage"]
-        points = [_point(outcome, stage, point) for point in found["points"] if point["error"] is None]
-        chosen = _sampling(outcome, stage, found["chosen"])
-        sections.append(SearchSection(stage=stage, metric=found["metric"], points=points, chosen=chosen))
-    return sections
-
-
-def _is_of_levels(found: Mapping[str, Any]) -> bool:
-    """Whether a round of the search varied nothing but how the low-res image is handed over."""
-    own = f"stages.{found['stage']}.sampling."
-    return all(path in (f"{own}level", f"{own}augmentation") for path in _searched(found))
-
-
-def _searched(found: Mapping[str, Any]) -> list[str]:
-    """The paths that differ between the points of a round."""
-    values: dict[str, set[str]] = {}
-    for point in found["points"]:
-        for path, value in point["settings"].items():
-            values.setdefault(path, set()).add(json.dumps(value))
-    return [path for path, seen in values.items() if len(seen) > 1]
-
-
-def _search_notes(outcome: Outcome) -> list[str]:
-    """A sentence for each round that has no figure against s."""
-    rounds = outcome.search.summary["rounds"] if outcome.search else []
-    return [
-        f"The search at {found['stage']} chose "
-        + ", ".join(f"{path} = {found['chosen'][path]}" for path in _searched(found))
-        + f" of {len(found['points'])} trials by {found['metric']}."
-        for found in rounds
-        if not _is_of_levels(found)
-    ]
-
-
-def _sampling(outcome: Outcome, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Kind and level that a point of the search used at ``stage``."""
-    sampling = outcome.experiment.stages[stage].sampling
-    prefix = f"stages.{stage}.sampling."
-    level = settings.get(f"{prefix}level", sampling.level)
-    return {"kind": settings.get(f"{prefix}augmentation", sampling.augmentation), "level": float(level)}
-
-
-def _point(outcome: Outcome, stage: str, point: Mapping[str, Any]) -> SearchPoint:
-    place = _sampling(outcome, stage, point["settings"])
-    return SearchPoint(
-        **place,
-        **_level(outcome.experiment, stage, place["level"]),
-        chained_fid=point["chained"]["fid"],
-        oracle_fid=point["oracle"]["fid"] if point["oracle"] else None,
-        accuracy=point["chained"]["accuracy"],
-        recall=point["chained"]["recall"],
-        seconds=point["seconds"],
-    )
-
-
-def _level(experiment: Experiment, stage: str, level: float) -> dict[str, float]:
-    """Level s of ``stage`` as log-SNR of the stage below, and as the paper's step index."""
-    below = experiment.stages[experiment.names[max(0, experiment.names.index(stage) - 1)]].schedule
-    logsnr = _cosine_logsnr(level, below.logsnr_min, below.logsnr_max, below.shift)
-    return {"logsnr": logsnr, "ddpm_step": _ddpm_step(logsnr)}
-
-
-def _cosine_logsnr(t: float, low: float, high: float, shift: float) -> float:
-    """``stages.schedules.Cosine`` for one number, without torch."""
-    t_min = math.atan(math.exp(-0.5 * (high - shift)))
-    t_max = math.atan(math.exp(-0.5 * (low - shift)))
-    return -2.0 * math.log(math.tan(t_min + t * (t_max - t_min))) + shift
-
-
-def _ddpm_step(logsnr: float) -> float:
-    """The step, out of 1000, at which the cosine schedule of Improved DDPM (offset 0.008) has this log-SNR."""
-    angle = math.atan(math.exp(-0.5 * logsnr))  # tan(angle) = sigma / alpha
-    start = 0.008 / 1.008 * math.pi / 2
-    # alpha-bar = cos^2(angle_t) / cos^2(start): solve for angle_t.
-    cosine = min(1.0, math.cos(angle) * math.cos(start))
-    return max(0.0, DDPM_STEPS * (1.008 * math.acos(cosine) / (math.pi / 2) - 0.008))

@@ -28,7 +28,7 @@ from stages.images import to_uint8
 def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str, ...]]:
     """The trained stages up to ``upto`` and the class names. Raises UserError naming a stage that is not trained."""
     storage, nodes = open_storage(experiment.store), Nodes(experiment)
-    names = experiment.names[: experiment.names.index(upto) + 1]
+    names = experiment.chain(upto)
     stages = []
     for name in names:
         result = stored(nodes.train(name), storage)
@@ -53,7 +53,7 @@ def draw_samples(
     folder: Path,
     events: Events,
 ) -> dict[str, Any]:
-    """Write ``count`` images of the cascade up to ``stage`` (None: the last) to ``folder``, and ``grid.png``.
+    """Write ``count`` images of the cascade up to ``stage`` (None: the last of the main cascade) to ``folder``, and ``grid.png``.
 
     With the experiment's own evaluation seed (``seed`` None) and no ``label`` these are the first images that the
     evaluation scores, bit for bit. Settings that a search chose are used where its result is stored. Raises UserError
@@ -62,7 +62,7 @@ def draw_samples(
     storage = open_storage(experiment.store)
     if experiment.search is not None and (found := stored(Nodes(experiment).search(), storage)):
         experiment = with_settings(experiment, found.summary["chosen"])
-    last = experiment.names[-1] if stage is None else stage
+    last = experiment.last if stage is None else stage
     if last not in experiment.stages:
         raise UserError(f"there is no stage {last!r}; stages are {', '.join(experiment.names)}")
     cascade, classes = load_cascade(experiment, last)

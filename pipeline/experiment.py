@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import UserError
-from pipeline.experiment_spec import Distribution, Experiment, Uniform, Values, first_message
+from pipeline.experiment_spec import Experiment, first_message
+from pipeline.search_spec import combinations
+
+CHECKED_TRIALS = 500  # of a round of a search; larger searches are checked at their corners
 
 
 def digest_of(value: Any) -> str:
@@ -45,7 +48,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         apply_override(data, override)
     try:
         experiment = Experiment.model_validate(data)
-        _check_search(experiment, data)
+        _check_search(experiment)
     except ValidationError as error:
         raise UserError(_sentence(path, document, data, error)) from error
     return experiment
@@ -87,29 +90,37 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     node[last] = value
 
 
-def _check_search(experiment: Experiment, data: dict[str, Any]) -> None:
-    """Refuse a search that contains an impossible trial, before anything takes a GPU."""
-    if experiment.search is None:
+def _check_search(experiment: Experiment) -> None:
+    """Refuse a search that contains an impossible trial, before anything takes a GPU.
+
+    Settings are tried together, as trials will have them: some fit only with others.
+    """
+    search = experiment.search
+    if search is None:
         return
-    for path, distribution in experiment.search.space.items():
-        parts = path.split(".")
-        if experiment.search.mode == "stagewise" and (parts[0] != "stages" or parts[1:2][0] not in experiment.stages):
+    for path in search.space:
+        section, _, rest = path.partition(".")
+        if search.mode == "stagewise" and (section != "stages" or rest.split(".")[0] not in experiment.stages):
             raise UserError(
                 f"search.space {path}: a stagewise search takes paths that begin with stages.<name>; "
                 f"stages are {', '.join(experiment.names)}"
             )
-        for value in _corners(distribution):
-            try:
-                with_settings(experiment, {path: value})
-            except ValidationError as error:
-                raise UserError(f"search.space {path} = {value}: {first_message(error)}") from error
+    for _, paths in search.rounds(experiment.names, experiment.last):
+        for settings in combinations({path: search.space[path] for path in paths}, CHECKED_TRIALS):
+            if (mistake := _mistake(experiment, settings)) is not None:
+                # One setting that is wrong by itself is named alone.
+                alone = [{path: value} for path, value in settings.items()]
+                blamed = next((one for one in alone if _mistake(experiment, one) == mistake), settings)
+                told = ", ".join(f"{path} = {json.dumps(value)}" for path, value in blamed.items())
+                raise UserError(f"search.space {told}: {mistake}")
 
 
-def _corners(distribution: Distribution) -> Iterator[Any]:
-    if isinstance(distribution, Values):
-        yield from distribution.values
-    else:
-        yield from distribution.uniform if isinstance(distribution, Uniform) else distribution.loguniform
+def _mistake(experiment: Experiment, settings: Mapping[str, Any]) -> str | None:
+    try:
+        with_settings(experiment, settings)
+    except ValidationError as error:
+        return first_message(error)
+    return None
 
 
 def _plain(node: Any) -> Any:

@@ -1,6 +1,7 @@
 """What an experiment is: frozen, validated descriptions, and the checks of stages against each other.
 
-``pipeline.experiment`` reads one from YAML. Nothing here imports torch, Ray, MLflow or YAML.
+Its sections on evaluation and search stand in files of their own; ``pipeline.experiment`` reads one from YAML.
+Nothing here imports torch, Ray, MLflow or YAML.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.classifier_spec import ClassifierSpec
+from pipeline.chains import Chains, below_in, check_chains
+from pipeline.evaluation_spec import EvaluationSpec
+from pipeline.search_spec import SearchSpec, Values
+from stages.schedule_specs import steps_of
 from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 def first_message(error: ValidationError) -> str:
     """What is wrong first, without pydantic's frame."""
     first = error.errors()[0]
+    if first["type"] == "union_tag_not_found":
+        return "there are several kinds of this; say which, as in `kind: ...`"
     if first["type"] == "union_tag_invalid":
         tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
         nearest = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
@@ -37,6 +45,13 @@ class DrawnData(Spec):
     seed: int = 0
 
 
+class ExpectedData(Spec):
+    """What a data set will hold that is not there yet: enough to plan with."""
+
+    train: PositiveInt
+    classes: PositiveInt
+
+
 class ImageData(Spec):
     """A class-per-folder tree of images or a tar of one, ingested on first use."""
 
@@ -44,6 +59,7 @@ class ImageData(Spec):
     source: Path
     size: PositiveInt
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Held out when there is no val/ folder.")
+    expects: ExpectedData | None = Field(None, description="For a plan made before the data set is there.")
 
 
 class ShardData(Spec):
@@ -51,6 +67,7 @@ class ShardData(Spec):
 
     kind: Literal["shards"]
     path: Path
+    expects: ExpectedData | None = Field(None, description="For a plan made before the data set is there.")
 
 
 DataSpec = Annotated[DrawnData | ImageData | ShardData, Field(discriminator="kind")]
@@ -65,81 +82,8 @@ class StageConfig(StageSettings):
     @model_validator(mode="after")
     def _can_be_sampled(self) -> StageConfig:
         self.check_sampling(self.sampling)
-        return self
-
-
-class ClassifierScorer(Spec):
-    """FID in the features of a classifier trained on the data set itself (its scale means nothing elsewhere)."""
-
-    kind: Literal["classifier"] = "classifier"
-
-
-class InceptionScorer(Spec):
-    """FID in the features of Inception-v3, from a weights file in torch-fidelity's format."""
-
-    kind: Literal["inception"]
-    weights: Path
-
-
-class EvaluationSpec(Spec):
-    """How samples are drawn and judged."""
-
-    samples: PositiveInt = Field(1000, description="Generated images per stage.")
-    reference: PositiveInt = Field(5000, description="Real training images that make the reference statistics.")
-    block: PositiveInt = Field(
-        64, description="Images per canonical block; it changes the last bits, so it is digested."
-    )
-    seed: int = 0
-    precision: Literal["f32", "bf16"] = "f32"
-    neighbours: PositiveInt = Field(3, description="k of precision and recall.")
-    scorer: Annotated[ClassifierScorer | InceptionScorer, Field(discriminator="kind")] = ClassifierScorer()
-    classifier: ClassifierSpec = ClassifierSpec()
-
-
-class Values(Spec):
-    """A finite list to choose from; the only distribution that a grid can walk."""
-
-    values: tuple[bool | int | float | str | tuple[float, ...], ...] = Field(min_length=1)
-
-
-class Uniform(Spec):
-    """A float, uniform on [low, high]."""
-
-    uniform: tuple[float, float]
-
-
-class LogUniform(Spec):
-    """A positive float whose logarithm is uniform on [low, high]."""
-
-    loguniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-
-Distribution = Values | Uniform | LogUniform
-
-
-class SearchSpec(Spec):
-    """What is searched. Paths are dotted, as for ``--set``; sampling settings cost no training.
-
-    ``stagewise``: the stages in order, each with the best of those below it fixed, scored at its own prefix of the
-    cascade. ``joint``: all paths at once, scored at the last stage.
-    """
-
-    mode: Literal["stagewise", "joint"] = "stagewise"
-    algorithm: Literal["grid", "optuna"] = "grid"
-    trials: PositiveInt = Field(20, description="Per stage (stagewise) or in all (joint); a grid ignores it.")
-    samples: PositiveInt = 500
-    seed: int = Field(
-        1, description="Of the trials' noise; another than evaluation.seed, so that final scores are unselected."
-    )
-    concurrency: PositiveInt = 2
-    metric: Literal["chained_fid", "chained_accuracy"] = "chained_fid"
-    space: dict[str, Distribution] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _grid_is_finite(self) -> SearchSpec:
-        for path, distribution in self.space.items():
-            if self.algorithm == "grid" and not isinstance(distribution, Values):
-                raise ValueError(f"space {path}: a grid needs {{values: [...]}}; use algorithm: optuna for ranges")
+        if self.sampling.ema_length is not None:
+            self.training.check_ema_length(self.sampling.ema_length)
         return self
 
 
@@ -170,7 +114,13 @@ class Experiment(Spec):
     seed: int = 0
     store: Path = Path("rayfall-store")
     data: DataSpec
-    stages: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], StageConfig] = Field(min_length=1)
+    stages: dict[Name, StageConfig] = Field(min_length=1)
+    cascades: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Chains of stages, base first, the main one first; they may share stages. None: all stages in "
+        "order are one cascade.",
+    )
     evaluation: EvaluationSpec = EvaluationSpec()
     search: SearchSpec | None = None
     tracking: TrackingSpec = TrackingSpec()
@@ -178,23 +128,29 @@ class Experiment(Spec):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Experiment:
-        for number, name in enumerate(self.stages):
-            self._check_stage(number, name)
+        check_chains(self.chains, self.names)
+        for name in self.stages:
+            self._check_stage(name)
             try:
                 self.stage_spec(name, classes=1)
             except ValidationError as error:
                 raise ValueError(f"stages.{name}: {first_message(error)}") from error
+        self._check_bound()
+        if self.search is not None and self.search.mode == "joint" and len(self.chains) > 1:
+            raise ValueError(
+                f"search.mode joint scores the end of one cascade, and there are {len(self.chains)}; use stagewise"
+            )
         return self
 
-    def _check_stage(self, number: int, name: str) -> None:
+    def _check_stage(self, name: str) -> None:
         stage = self.stages[name]
-        below = self.stages[self.names[number - 1]] if number else None
+        below = self.below(name)
         if below is None and stage.low_res_size is not None:
             raise ValueError(f"stages.{name}: the first stage has no low-res input; remove low_res_size")
-        if below is not None and stage.low_res_size != below.size:
+        if below is not None and stage.low_res_size != self.stages[below].size:
             raise ValueError(
                 f"stages.{name}: low_res_size is {stage.low_res_size}, but the stage below, "
-                f"{self.names[number - 1]}, makes {below.size} px"
+                f"{below}, makes {self.stages[below].size} px"
             )
         if not isinstance(self.data, ShardData) and self.data.size % stage.size:
             raise ValueError(f"stages.{name}: images of {self.data.size} px do not shrink evenly to {stage.size} px")
@@ -204,36 +160,76 @@ class Experiment(Spec):
                 f"{self.resources.workers} workers"
             )
 
+    def _check_bound(self) -> None:
+        bound = self.evaluation.bound
+        if bound is None:
+            return
+        if not self.bounded:
+            raise ValueError(
+                "evaluation.bound needs a stage whose schedule has T steps (linear_beta or cosine_beta), and no stage "
+                "has one; remove bound"
+            )
+        for name, steps in self.bounded.items():
+            if bound.steps is not None and bound.steps > steps:
+                raise ValueError(
+                    f"evaluation.bound.steps {bound.steps} is more than the {steps} steps of stages.{name}"
+                )
+
     @property
     def names(self) -> tuple[str, ...]:
-        """Stage names, base first."""
+        """Stage names, in the order of the YAML: each after the stage below it."""
         return tuple(self.stages)
+
+    @property
+    def chains(self) -> Chains:
+        """The stages of each cascade, base first; the main cascade first."""
+        return self.cascades or {"cascade": self.names}
+
+    @property
+    def last(self) -> str:
+        """The last stage of the main cascade."""
+        return next(iter(self.chains.values()))[-1]
+
+    def chain(self, name: str) -> tuple[str, ...]:
+        """The prefix of the cascade that ends with stage ``name``, base first."""
+        chain = next(chain for chain in self.chains.values() if name in chain)
+        return chain[: chain.index(name) + 1]
+
+    def below(self, name: str) -> str | None:
+        """The stage whose images stage ``name`` is given, None for a base stage."""
+        return below_in(self.chain(name), name)
+
+    def above(self, name: str) -> tuple[str, ...]:
+        """The stages that are given the images of stage ``name``; several where cascades part."""
+        return tuple(other for other in self.names if self.below(other) == name)
+
+    @property
+    def bounded(self) -> dict[str, int]:
+        """The stages that have a variational bound, and the steps T of their schedules."""
+        steps = {name: steps_of(stage.schedule) for name, stage in self.stages.items()}
+        return {name: count for name, count in steps.items() if count is not None}
 
     def stage_spec(self, name: str, classes: int) -> StageSpec:
         """The spec of one stage, with the schedule of the stage below it filled in."""
-        position = self.names.index(name)
-        config = self.stages[name]
+        config, below = self.stages[name], self.below(name)
         fields = {key: getattr(config, key) for key in StageSettings.model_fields}
-        below = self.stages[self.names[position - 1]].schedule if position else None
-        return StageSpec(name=name, classes=classes, low_res_schedule=below, **fields)
+        low = None if below is None else self.stages[below].schedule
+        return StageSpec(name=name, classes=classes, low_res_schedule=low, **fields)
 
     def kept_levels(self, name: str) -> tuple[float, ...]:
         """Truncation levels of stage ``name`` that anything in this experiment may ask for, ascending.
 
         All are kept in one pass, so that no trial of a search needs another base trajectory.
         """
-        position = self.names.index(name) + 1
-        if position == len(self.names):
-            return ()
-        above = self.names[position]
-        levels = {self.stages[above].sampling.level}
-        kinds = {self.stages[above].sampling.augmentation}
+        return tuple(sorted({level for above in self.above(name) for level in self._truncations(above)}))
+
+    def _truncations(self, name: str) -> set[float]:
+        """Levels above 0 at which stage ``name`` may cut short the chain of the stage below it."""
+        sampling = self.stages[name].sampling
+        levels, kinds = {sampling.level}, {sampling.augmentation}
         space = self.search.space if self.search else {}
-        for path, found in (
-            (f"stages.{above}.sampling.level", levels),
-            (f"stages.{above}.sampling.augmentation", kinds),
-        ):
-            distribution = space.get(path)
+        for path, found in (("level", levels), ("augmentation", kinds)):
+            distribution = space.get(f"stages.{name}.sampling.{path}")
             if isinstance(distribution, Values):
                 found.update(distribution.values)  # type: ignore[arg-type]
-        return tuple(sorted(level for level in levels if level > 0)) if "truncated" in kinds else ()
+        return {level for level in levels if level > 0} if "truncated" in kinds else set()

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.plotting import BLUE, GREEN, INK, ORANGE, QUIET, bare, drawing, finite, fit_axis, running_mean, thinned
-from pipeline.report_parts import SearchPoint, SearchSection, StageSection
+from pipeline.report_parts import KIND_NAMES, Kind, SearchPoint, SearchSection, StageSection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND_NAMES = {"truncated": "truncated", "non_truncated": "non-truncated"}
-KIND_STYLES = {"truncated": (BLUE, "o"), "non_truncated": (ORANGE, "s")}
+KIND_STYLES: dict[Kind, tuple[str, str]] = {"truncated": (BLUE, "o"), "non_truncated": (ORANGE, "s")}
 _MARKS = (("real, held out", GREEN, "D"), ("oracle", BLUE, "^"), ("chained", ORANGE, "o"))
 
 

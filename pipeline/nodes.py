@@ -6,6 +6,10 @@ real/<split>/<size>                        features of real images at every size
 samples/<stage> <- train/<stage>, samples/<stage below>          the chain
 oracle/<stage>  <- train/<stage>, data                           real low-res instead
 features/..., scores/...                   of each of them against the real ones of its size
+scores/real/<size>                         real held-out images against the same reference, for all stages of a size
+restoration/<stage>, bound/<stage>         PSNR and the like of super-resolution; the variational bound
+
+Cascades that share stages share their nodes: a chain is followed from each stage to the one below it.
 """
 
 from __future__ import annotations
@@ -18,32 +22,9 @@ from typing import Any
 
 from pipeline.dag import Node
 from pipeline.errors import UserError
-from pipeline.experiment import digest_of
-from pipeline.experiment_spec import DrawnData, Experiment, ImageData, InceptionScorer, ShardData
-from pipeline.manifest import load_manifest
-from pipeline.sources import identify
+from pipeline.evaluation_spec import InceptionScorer
 from pipeline.storage import sha256_of
-
-# Raise a number when the function gives another result for the same settings.
-VERSIONS = {
-    "pipeline.datasets:make_data": 1,
-    "pipeline.datasets:link_data": 1,
-    "pipeline.judging:make_classifier": 1,
-    "pipeline.judging:real_features": 1,
-    "pipeline.sampling:sample_prefix": 1,
-    "pipeline.judging:sample_features": 1,
-    "pipeline.judging:score": 1,
-    "pipeline.training:train_stage": 1,
-    "pipeline.search:search_stages": 1,
-}
-FEATURE_SEED, JUDGE_SEED = 101, 202
-
-
-def run_prefix(node: str, config: Mapping[str, Any], data_digest: str) -> str:
-    """Where the commit log of a training run lies. The number of steps is left out: asking for more continues it."""
-    training = {key: value for key, value in config["training"].items() if key != "steps"}
-    version = VERSIONS["pipeline.training:train_stage"]
-    return f"runs/{node.replace('/', '-')}-{digest_of([version, {**config, 'training': training}, data_digest])[:16]}"
+from pipeline.trained_nodes import FEATURE_SEED, TrainedNodes
 
 
 def _digest_of_weights(path: Path) -> str:
@@ -56,20 +37,8 @@ def _digest_of_weights(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Tracking:
-    """Where training logs live metrics: an MLflow address, and a run for each stage. It changes no result."""
-
-    uri: str
-    runs: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes of ``experiment``; inside a ``trial`` its scores are those of a search: other samples, no own tasks."""
-
-    experiment: Experiment
-    tracking: Tracking | None = None
-    trial: bool = False
+class Nodes(TrainedNodes):
+    """All nodes of ``experiment``; inside a ``trial`` its scores are those of a search: other samples, no own tasks."""
 
     @property
     def count(self) -> int:
@@ -81,78 +50,6 @@ class Nodes:
     def _seed(self) -> int:
         search = self.experiment.search
         return search.seed if self.trial and search else self.experiment.evaluation.seed
-
-    @property
-    def _context(self) -> dict[str, Any]:
-        resources = self.experiment.resources
-        return {
-            "threads": resources.threads,
-            "sampling_workers": 1 if self.trial else resources.sampling_workers,
-        }
-
-    def _node(self, name: str, function: str, config: Mapping[str, Any], **fields: Any) -> Node:
-        fields.setdefault("context", self._context)
-        return Node(name, function, VERSIONS[function], config, **fields)
-
-    @cached_property
-    def data(self) -> Node:
-        """The data set. Raises UserError when its source or folder cannot be used."""
-        data = self.experiment.data
-        if isinstance(data, DrawnData):
-            return self._node("data", "pipeline.datasets:make_data", data.model_dump(mode="json"))
-        if isinstance(data, ShardData):
-            manifest = load_manifest(data.path)
-            context = {**self._context, "path": str(data.path.resolve())}
-            return self._node("data", "pipeline.datasets:link_data", {"digest": manifest.digest}, context=context)
-        assert isinstance(data, ImageData)
-        identity = identify(data.source)
-        config = {
-            "kind": "images",
-            "fingerprint": identity.fingerprint,
-            "size": data.size,
-            "val_fraction": data.val_fraction,
-        }
-        context = {**self._context, "source": str(data.source.resolve())}
-        return self._node("data", "pipeline.datasets:make_data", config, context=context)
-
-    def train(self, name: str) -> Node:
-        """Training of stage ``name``; the number of classes comes with the data."""
-        config, resources = self.experiment.stages[name], self.experiment.resources
-        stage = self.experiment.stage_spec(name, classes=1).model_dump(mode="json", exclude={"classes"})
-        settings = {
-            "stage": stage,
-            "training": config.training.model_dump(mode="json"),
-            "seed": self.experiment.seed,
-        }
-        node = f"train/{name}"
-        context = {
-            **self._context,
-            **resources.model_dump(
-                include={"workers", "cpus_per_worker", "gpus_per_worker", "log_every", "checkpoint_seconds"}
-            ),
-            "run": run_prefix(node, settings, self.data.digest),
-        }
-        if self.tracking is not None:
-            context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}
-        # The node itself only waits: Ray Train's workers hold the resources.
-        return self._node(
-            node, "pipeline.training:train_stage", settings, inputs={"data": self.data}, context=context, cpus=0
-        )
-
-    def classifier(self, role: str, seed: int) -> Node:
-        evaluation = self.experiment.evaluation
-        config = {
-            "classifier": evaluation.classifier.model_dump(mode="json"),
-            "sizes": sorted({stage.size for stage in self.experiment.stages.values()}),
-            "seed": self.experiment.seed * 1000 + seed,
-            "held_out": 5000,
-        }
-        return self._node(f"classifier/{role}", "pipeline.judging:make_classifier", config, inputs={"data": self.data})
-
-    @cached_property
-    def judge(self) -> Node:
-        """The classifier behind accuracy."""
-        return self.classifier("judge", JUDGE_SEED)
 
     @cached_property
     def _judging(self) -> tuple[dict[str, Any], dict[str, Node], dict[str, Any]]:
@@ -186,6 +83,8 @@ class Nodes:
         if sampling["level"] == 0 or oracle:
             # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
             sampling["augmentation"] = "non_truncated"
+        if sampling["guidance"] == 1.0:
+            sampling["guidance_interval"] = None  # nothing acts inside it
         return {
             "sampling": sampling,
             "count": self.count,
@@ -198,9 +97,8 @@ class Nodes:
     def chained(self, name: str) -> Node:
         """Samples of the prefix of the cascade that ends with stage ``name``."""
         inputs = {"stage": self.train(name)}
-        position = self.experiment.names.index(name)
-        if position:
-            inputs["below"] = self.chained(self.experiment.names[position - 1])
+        if (below := self.experiment.below(name)) is not None:
+            inputs["below"] = self.chained(below)
         config = self._sampling(name, oracle=False)
         return self._node(f"samples/{name}", "pipeline.sampling:sample_prefix", config, inputs=inputs, cpus=self._wait)
 
@@ -216,32 +114,68 @@ class Nodes:
         return 0.0 if self._context["sampling_workers"] > 1 else 1.0
 
     def scores(self, kind: str, name: str) -> Node:
-        """Scores of "chained", "oracle" or "real" images at the size of stage ``name``."""
+        """Scores of "chained" or "oracle" images of stage ``name``."""
+        samples = self.chained(name) if kind == "chained" else self.oracle(name)
+        config, judging, context = self._judging
+        judged = self._node(
+            f"features/{kind}/{name}",
+            "pipeline.judging:sample_features",
+            config,
+            inputs={**judging, "samples": samples},
+            context=context,
+        )
+        reference = self.real("train", self.experiment.stages[name].size)
+        return self._score(f"{kind}/{name}", {"reference": reference, "samples": samples, "judged": judged})
+
+    def real_scores(self, name: str) -> Node:
+        """Scores of real held-out images at the size of stage ``name``: one node for all stages of that size."""
         size = self.experiment.stages[name].size
-        inputs = {"reference": self.real("train", size)}
-        if kind == "real":
-            inputs["judged"] = self.real("val", size)
-        else:
-            samples = self.chained(name) if kind == "chained" else self.oracle(name)
-            config, judging, context = self._judging
-            inputs["samples"] = samples
-            inputs["judged"] = self._node(
-                f"features/{kind}/{name}",
-                "pipeline.judging:sample_features",
-                config,
-                inputs={**judging, "samples": samples},
-                context=context,
-            )
+        return self._score(f"real/{size}", {"reference": self.real("train", size), "judged": self.real("val", size)})
+
+    def _score(self, name: str, inputs: Mapping[str, Node]) -> Node:
         evaluation = self.experiment.evaluation
         config = {"block": evaluation.block, "neighbours": evaluation.neighbours}
-        return self._node(f"scores/{kind}/{name}", "pipeline.judging:score", config, inputs=inputs)
+        return self._node(f"scores/{name}", "pipeline.judging:score", config, inputs=inputs)
+
+    def restoration(self, name: str) -> Node:
+        """PSNR, SSIM and consistency of a super-resolution stage."""
+        stage, below = self.experiment.stages[name], self.experiment.below(name)
+        assert below is not None, "a base stage restores nothing"
+        inputs = {
+            "data": self.data,
+            "oracle": self.oracle(name),
+            "chained": self.chained(name),
+            "below": self.chained(below),
+        }
+        config = {"size": stage.size, "low_res_size": stage.low_res_size, "block": self.experiment.evaluation.block}
+        return self._node(f"restoration/{name}", "pipeline.restoration:score_restoration", config, inputs=inputs)
+
+    def bound(self, name: str) -> Node:
+        """The variational bound of held-out real images under stage ``name``."""
+        stage, evaluation = self.experiment.stages[name], self.experiment.evaluation
+        assert evaluation.bound is not None, "an experiment without a bound section has no bound nodes"
+        config = {
+            "images": evaluation.bound.images,
+            "steps": evaluation.bound.steps or self.experiment.bounded[name],
+            "variance": "learned" if stage.learns_variance else stage.sampling.variance,
+            "level": stage.sampling.level,
+            "ema_length": stage.sampling.ema_length,
+            "block": evaluation.block,
+            "seed": evaluation.seed,
+            "precision": evaluation.precision,
+        }
+        inputs = {"stage": self.train(name), "data": self.data}
+        return self._node(f"bound/{name}", "pipeline.bounding:bound_stage", config, inputs=inputs)
 
     def evaluation(self) -> list[Node]:
-        """Every score of the experiment: chained, oracle and real at each stage."""
-        names = self.experiment.names
-        kinds = [("chained", name) for name in names]
-        kinds += [("oracle", name) for name in names[1:]] + [("real", name) for name in names]
-        return [self.scores(kind, name) for kind, name in kinds]
+        """Every score of the experiment: chained, oracle and real at each stage, restoration, bounds."""
+        experiment = self.experiment
+        upper = [name for name in experiment.names if experiment.below(name) is not None]
+        nodes = [self.scores("chained", name) for name in experiment.names]
+        nodes += [self.scores("oracle", name) for name in upper]
+        nodes += {node.name: node for node in map(self.real_scores, experiment.names)}.values()
+        nodes += [self.restoration(name) for name in upper]
+        return nodes + ([self.bound(name) for name in experiment.bounded] if experiment.evaluation.bound else [])
 
     def search(self) -> Node:
         """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training."""
@@ -250,8 +184,10 @@ class Nodes:
         config = experiment.model_dump(
             mode="json", include={"seed": True, "stages": True, "search": True, "evaluation": {"samples", "seed"}}
         )
+        if experiment.cascades is not None:
+            config["cascades"] = {name: list(chain) for name, chain in experiment.cascades.items()}
         nodes = Nodes(experiment, trial=True)
         inputs = {f"train {name}": self.train(name) for name in experiment.names}
-        inputs |= {f"real {name}": nodes.scores("real", name) for name in experiment.names}
+        inputs |= {f"real {name}": nodes.real_scores(name) for name in experiment.names}
         context = {**self._context, "experiment": experiment.model_dump(mode="json")}
         return self._node("search", "pipeline.search:search_stages", config, inputs=inputs, context=context, cpus=0)

@@ -14,6 +14,8 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.storage import LocalStorage
 
+SCORES = ("samples", "fid", "accuracy", "precision", "recall")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -24,6 +26,10 @@ class Outcome:
     results: Mapping[str, Result]
     nodes: list[Node]
     search: Result | None
+
+    def scores(self, kind: str, name: str) -> Result | None:
+        """Scores of "chained", "oracle" or "real" images for stage ``name``; stages of one size share the real ones."""
+        return self.results.get(f"scores/{kind}/{self.experiment.stages[name].size if kind == 'real' else name}")
 
 
 def targets_of(experiment: Experiment, storage: LocalStorage) -> list[Node]:
@@ -50,23 +56,48 @@ def outcome_of(experiment: Experiment, storage: LocalStorage) -> Outcome:
 
 
 def figures_of(outcome: Outcome) -> dict[str, Any]:
-    """The scores by stage: chained, oracle and real, and the gap between the first two FIDs."""
+    """The figures by stage: scores (chained, oracle, real) and FID gap, restoration, bound; and those by cascade."""
     stages = {}
     for name in outcome.experiment.names:
         scores = {
-            kind: dict(outcome.results[f"scores/{kind}/{name}"].summary)
+            kind: dict(result.summary)
             for kind in ("chained", "oracle", "real")
-            if f"scores/{kind}/{name}" in outcome.results
+            if (result := outcome.scores(kind, name)) is not None
+        }
+        others = {
+            kind: dict(result.summary)
+            for kind in ("restoration", "bound")
+            if (result := outcome.results.get(f"{kind}/{name}")) is not None
         }
         gap = scores["chained"]["fid"] - scores["oracle"]["fid"] if "oracle" in scores else None
-        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level}
+        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level, **others}
     judges = {
         role: dict(outcome.results[f"classifier/{role}"].summary)
         for role in ("features", "judge")
         if f"classifier/{role}" in outcome.results
     }
     chosen = dict(outcome.search.summary["chosen"]) if outcome.search else {}
-    return {"stages": stages, "classifiers": judges, "chosen": chosen}
+    return {"stages": stages, "cascades": cascades_of(outcome), "classifiers": judges, "chosen": chosen}
+
+
+def cascades_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """What each cascade costs and what its last stage scores, to compare them; empty with one cascade alone.
+
+    Parameters and seconds are sums over its stages; net calls draw one image through all of them, at most.
+    """
+    experiment, found = outcome.experiment, {}
+    for cascade, chain in experiment.chains.items() if len(experiment.chains) > 1 else ():
+        trained = [outcome.results[f"train/{name}"].summary for name in chain]
+        scores = outcome.results[f"scores/chained/{chain[-1]}"].summary
+        found[cascade] = {
+            "stages": list(chain),
+            "size": experiment.stages[chain[-1]].size,
+            "parameters": sum(summary["parameters"] for summary in trained),
+            "training_seconds": sum(summary["seconds"] for summary in trained),
+            "net_calls": sum(experiment.stages[name].sampling.net_calls for name in chain),
+            **{figure: scores[figure] for figure in SCORES},
+        }
+    return found
 
 
 def git_revision() -> str:

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
-from pipeline.nodes import Tracking
-from pipeline.outcome import Outcome, git_revision
+from pipeline.outcome import Outcome, cascades_of, git_revision
 from pipeline.tracking import Tracker, absolute_uri
+from pipeline.trained_nodes import Tracking
 
 if TYPE_CHECKING:
     from pipeline.report import Report
@@ -65,16 +65,28 @@ def close_runs(tracking: Tracking, parent: str, status: str) -> None:
 
 
 def scores_of(outcome: Outcome, name: str) -> dict[str, float]:
-    """The flat metrics of stage ``name``: chained_fid, oracle_accuracy, real_recall, ..., gap_fid."""
+    """The flat metrics of stage ``name``: chained_fid, real_recall, gap_fid, restoration_psnr, bound_bits_per_dim..."""
     metrics: dict[str, float] = {}
     for kind in ("chained", "oracle", "real"):
-        result = outcome.results.get(f"scores/{kind}/{name}")
-        if result is not None:
+        if (result := outcome.scores(kind, name)) is not None:
             figures = ("fid", "accuracy", "precision", "recall")
             metrics |= {f"{kind}_{figure}": float(result.summary[figure]) for figure in figures}
     if "oracle_fid" in metrics:
         metrics["gap_fid"] = metrics["chained_fid"] - metrics["oracle_fid"]
+    for kind in ("restoration", "bound"):
+        if (result := outcome.results.get(f"{kind}/{name}")) is not None:
+            metrics |= {f"{kind}_{figure}": value for figure, value in _numbers(result.summary).items()}
     return metrics
+
+
+def comparison_of(outcome: Outcome) -> dict[str, float]:
+    """The flat metrics of the cascades that are compared: cascade.main.fid, cascade.single.net_calls, ..."""
+    rows = cascades_of(outcome)
+    return {f"cascade.{name}.{key}": value for name, row in rows.items() for key, value in _numbers(row).items()}
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
 
 
 def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
@@ -108,6 +120,7 @@ def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, ht
         _log_grids(tracker, run, section)
         tracker.finish(run)
         tracker.log_metrics(parent, {f"{name}.{key}": value for key, value in metrics.items()}, 0)
+    tracker.log_metrics(parent, comparison_of(outcome), 0)
     _record_search(tracker, opened, parent, outcome)
     tracker.log_file(parent, html)
     for name, svg in figure_files(report).items():

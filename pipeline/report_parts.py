@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 Kind = Literal["truncated", "non_truncated"]
+KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-truncated"}
 
 
 def _finite(value: Any) -> Any:
@@ -36,12 +37,43 @@ class Scores(Part):
     recall: Score
 
 
+class Restoration(Part):
+    """Super-resolution against the real images behind its input: PSNR in dB, SSIM at most 1, and consistency.
+
+    Of oracle samples, but for ``chained_consistency``; ``bicubic_*`` are those of enlarging the input. Consistency is
+    the mean squared difference of the shrunken output and the input, for values in [0, 1].
+    """
+
+    samples: int
+    psnr: Score
+    bicubic_psnr: Score
+    ssim: Score
+    bicubic_ssim: Score
+    consistency: Score
+    chained_consistency: Score
+
+
+class BoundScores(Part):
+    """The variational bound of held-out real images, in bits per dimension, with its standard error.
+
+    ``prior`` and ``decoder`` are its first and last terms, ``variance`` that of the reverse steps.
+    """
+
+    images: int
+    steps: int
+    variance: str
+    bits_per_dim: Score
+    error: Score
+    prior: Score
+    decoder: Score
+
+
 class StageSection(Part):
     """One rung of the cascade.
 
     Grids are PNG bytes with one row per class of ``Dataset.grid_rows``. ``level`` is the augmentation level s that
-    this stage is sampled at, with its log-SNR and the paper's step (out of 1000). ``per_class`` is the accuracy of the
-    chained samples.
+    this stage is sampled at, with its log-SNR and the paper's step out of ``ddpm_steps``. ``per_class`` is the
+    accuracy of the chained samples.
     """
 
     name: str
@@ -59,10 +91,13 @@ class StageSection(Part):
     kind: Kind = "non_truncated"
     logsnr: Score = None
     ddpm_step: Score = None
+    ddpm_steps: int = 1000
     grid_png: bytes | None
     oracle_png: bytes | None
     real_png: bytes | None
     per_class: dict[str, float]
+    restoration: Restoration | None = None
+    bound: BoundScores | None = None
 
     @property
     def gap(self) -> float | None:
@@ -70,6 +105,21 @@ class StageSection(Part):
         if self.oracle is None or self.oracle.fid is None or self.chained.fid is None:
             return None
         return self.chained.fid - self.oracle.fid
+
+
+class CascadeRow(Part):
+    """One cascade as a whole: its stages, base first, what they cost together, and what the last of them scores.
+
+    ``net_calls`` are the evaluations of nets, small and large, that draw one image.
+    """
+
+    name: str
+    stages: list[str]
+    size: int
+    parameters: int
+    training_seconds: float
+    net_calls: int
+    chained: Scores
 
 
 class SearchPoint(Part):
@@ -99,12 +149,13 @@ class Choice(Part):
 
 
 class SearchSection(Part):
-    """The trials of one stage. At s = 0 the kinds are the same thing."""
+    """The trials of one stage; its points' steps are out of ``ddpm_steps``. At s = 0 the kinds are the same thing."""
 
     stage: str
     metric: str
     points: list[SearchPoint]
     chosen: Choice
+    ddpm_steps: int = 1000
 
     def is_chosen(self, point: SearchPoint) -> bool:
         """Whether ``point`` has the chosen setting."""
@@ -141,7 +192,10 @@ class Dataset(Part):
 
 
 class Report(Part):
-    """Everything a report shows. ``settings`` is the resolved experiment, nested; ``created`` an ISO 8601 time."""
+    """Everything a report shows. ``settings`` is the resolved experiment, nested; ``created`` an ISO 8601 time.
+
+    ``cascades`` are those that are compared, the main one first; empty where the stages are one cascade.
+    """
 
     title: str
     created: str
@@ -151,6 +205,16 @@ class Report(Part):
     dataset: Dataset
     scorer: str
     stages: list[StageSection]
+    cascades: list[CascadeRow] = []
     searches: list[SearchSection]
     nodes: list[NodeRow]
     settings: dict[str, Any]
+
+    def stage(self, name: str) -> StageSection:
+        """The section of stage ``name``."""
+        return next(section for section in self.stages if section.name == name)
+
+    @property
+    def last(self) -> StageSection:
+        """The last stage of the main cascade."""
+        return self.stage(self.cascades[0].stages[-1]) if self.cascades else self.stages[-1]

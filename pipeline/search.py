@@ -12,17 +12,19 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.dag import Node, Task, ancestry, missing
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment import with_settings
-from pipeline.experiment_spec import Experiment, LogUniform, SearchSpec, Uniform, Values
+from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.search_spec import LogUniform, SearchSpec, Uniform, Values, grid_of, listed
 from pipeline.storage import open_storage
 
 Settings = dict[str, Any]
@@ -50,38 +52,17 @@ def search_stages(task: Task) -> dict[str, Any]:
     return summary
 
 
-def rounds_of(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
-    """(stage whose score counts, paths searched) for each round, in the order of the cascade."""
+def rounds_of(experiment: Experiment) -> list[tuple[str, list[str]]]:
+    """(stage whose score counts, paths searched) for each round, each after the rounds of the stages below it."""
     assert experiment.search is not None
-    paths = list(experiment.search.space)
-    if experiment.search.mode == "joint":
-        yield experiment.names[-1], paths
-        return
-    for name in experiment.names:
-        if mine := [path for path in paths if path.split(".")[1] == name]:
-            yield name, mine
-
-
-def grid_of(search: SearchSpec, paths: Sequence[str]) -> list[Settings]:
-    """Every combination of the listed values, the last path varying fastest."""
-    lists = []
-    for path in paths:
-        distribution = search.space[path]
-        assert isinstance(distribution, Values), "a grid has lists of values"
-        lists.append([_plain(value) for value in distribution.values])
-    return [dict(zip(paths, values, strict=True)) for values in product(*lists)]
-
-
-def _plain(value: Any) -> Any:
-    """A listed value as JSON has it, so that a setting reads the same before and after it was stored."""
-    return list(value) if isinstance(value, tuple) else value
+    return experiment.search.rounds(experiment.names, experiment.last)
 
 
 def targets_of(experiment: Experiment, stage: str) -> list[Node]:
     """What a trial computes: scores of the prefix that ends with ``stage``, chained and with the oracle."""
     nodes = Nodes(experiment, trial=True)
     targets = [nodes.scores("chained", stage)]
-    return targets if stage == experiment.names[0] else [*targets, nodes.scores("oracle", stage)]
+    return targets if experiment.below(stage) is None else [*targets, nodes.scores("oracle", stage)]
 
 
 def shared_nodes(trials: Sequence[Sequence[Node]]) -> list[Node]:
@@ -129,7 +110,7 @@ class Round:
             return self._tune(space, self.search.trials, progress)
         trials = self._distinct(grid_of(self.search, self.paths))
         storage = open_storage(self.experiment.store)
-        targets = [targets_of(with_settings(self.experiment, self.fixed | trial), self.stage) for trial in trials]
+        targets = [self._targets(trial) for trial in trials]
         if todo := missing(shared_nodes(targets), storage):
             execute(todo, storage, Silence(), use_ray=True)
         if not any(missing(nodes, storage) for nodes in targets):
@@ -142,9 +123,17 @@ class Round:
         """Trials whose settings mean the same (both kinds of augmentation at s = 0) are one trial."""
         unique: dict[str, Settings] = {}
         for trial in trials:
-            nodes = targets_of(with_settings(self.experiment, self.fixed | trial), self.stage)
-            unique.setdefault(nodes[0].digest, trial)
+            nodes = self._targets(trial)
+            unique.setdefault(nodes[0].digest if nodes else json.dumps(trial), trial)
         return list(unique.values())
+
+    def _targets(self, trial: Settings) -> list[Node]:
+        """What ``trial`` computes; nothing where it cannot go with what was chosen below: running it says why."""
+        try:
+            changed = with_settings(self.experiment, self.fixed | trial)
+        except ValidationError:
+            return []
+        return targets_of(changed, self.stage)
 
     def _trial_cpus(self) -> float:
         """What a trial reserves: a CPU to sample with, or next to nothing where it waits for training workers.
@@ -193,7 +182,7 @@ def _tune_domain(search: SearchSpec, path: str) -> Any:
 
     distribution = search.space[path]
     if isinstance(distribution, Values):
-        return tune.choice([_plain(value) for value in distribution.values])
+        return tune.choice(listed(distribution))
     if isinstance(distribution, Uniform):
         return tune.uniform(*distribution.uniform)
     assert isinstance(distribution, LogUniform)

@@ -19,9 +19,10 @@ from pipeline.errors import UserError
 from pipeline.events import Events
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.nodes import Nodes, Tracking
+from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome, figures_of, outcome_of, targets_of
 from pipeline.storage import open_storage
+from pipeline.trained_nodes import Tracking
 
 Goal = Literal["data", "train", "search", "evaluate", "report"]
 GOALS: tuple[Goal, ...] = ("data", "train", "search", "evaluate", "report")

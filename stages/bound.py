@@ -65,13 +65,18 @@ def vlb_term(x: Tensor, x_hat: Tensor, log_variance: Tensor, logsnr: Tensor, log
     ``alpha_next (1 - r) (x - x_hat)``.
     """
     last = torch.isposinf(logsnr_next)
-    before = torch.where(last, logsnr + 1.0, logsnr_next)  # any finite value: not chosen below, but keeps gradients
+    # Both terms are reckoned for every image and one is chosen. The other must be finite too, since a gradient of
+    # infinity times zero is not zero: hence tame stand-ins where a term will not be chosen.
+    before = torch.where(last, logsnr + 1.0, logsnr_next)
     share = per_image(alpha_sigma(before)[0] * -torch.expm1(logsnr - before), x)
     log_ratio = log_variance - per_image(posterior_variance(logsnr, before).log(), x)
     squared = (share * (x - x_hat)) ** 2
     divergence = 0.5 * (log_ratio + torch.expm1(-log_ratio) + squared * torch.exp(-log_variance))
-    decoder = -decoder_log_likelihood(x, x_hat, log_variance)
-    return bits_per_dimension(torch.where(per_image(last, x).bool(), decoder, divergence))
+    chosen = per_image(last, x).bool()
+    decoder = -decoder_log_likelihood(
+        x, torch.where(chosen, x_hat, x), torch.where(chosen, log_variance, 2.0 * math.log(HALF_BIN))
+    )
+    return bits_per_dimension(torch.where(chosen, decoder, divergence))
 
 
 def prior_term(x: Tensor, logsnr_first: Tensor) -> Tensor:

@@ -39,6 +39,33 @@ def test_scores_are_a_row_per_stage_and_kind_without_the_classes() -> None:
     ]
 
 
+def test_restoration_bounds_and_cascades_are_tables_of_their_own() -> None:
+    restoration = {"samples": 64, "psnr": 20.5, "ssim": None, "consistency": 1e-4}
+    stages = {
+        "base8": {"chained": scores(3.0), "bound": {"images": 8, "bits_per_dim": 3.5}},
+        "sr16": {"chained": scores(5.0), "oracle": scores(4.0), "restoration": restoration},
+    }
+    row = {key: value for key, value in scores(5.0).items() if key != "per_class"}
+    cost = {"size": 16, "parameters": 1200, "training_seconds": 75.0, "net_calls": 26}
+    cascades = {
+        "main": {"stages": ["base8", "sr16"], **cost, **row},
+        "alone": {"stages": ["single16"], **cost, **row, "fid": 6.0},
+    }
+    lines = printed({"stages": stages, "cascades": cascades})
+    assert lines[-3:] == [
+        "cascade stages parameters training net calls size fid accuracy precision recall",
+        "main base8 -> sr16 1200 1 min 15 s 26 16 5 0.875 0.5 0.25",
+        "alone single16 1200 1 min 15 s 26 16 6 0.875 0.5 0.25",
+    ]
+    assert lines[4:-3] == [
+        "restoration samples psnr consistency accuracy",
+        "sr16 64 20.5 0.0001 0.875",
+        "bound images bits_per_dim",
+        "base8 8 3.5",
+    ]
+    assert "cascade" not in " ".join(printed({"stages": stages, "cascades": {}}))
+
+
 def test_a_search_is_a_row_per_trial_and_what_was_chosen() -> None:
     chosen = {"stages.sr16.sampling.level": 0.1}
     good = {"settings": chosen, "error": None, "chained": scores(5.0), "oracle": scores(4.0), "seconds": 3.0}

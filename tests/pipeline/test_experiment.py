@@ -16,12 +16,12 @@ data: {kind: drawn, size: 16, train: 40, val: 20}
 stages:
   base:
     size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     training: {steps: 4, batch_size: 8}
   sr:
     size: 16
     low_res_size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     augmentation: {noise: {levels: [0.0, 0.4]}}
     training: {steps: 4, batch_size: 8}
     sampling: {level: 0.1}
@@ -58,7 +58,7 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
         ("evaluation.samples=many", "evaluation.samples: Input should be a valid integer"),
         ("stages.sr.low_res_size=4", "low_res_size is 4, but the stage below, base, makes 8 px"),
         ("stages.base.low_res_size=4", "the first stage has no low-res input"),
-        ("stages.sr.low_res_size=null", "low_res_size is None, but the stage below, base, makes 8 px"),
+        ("stages.sr.low_res_size=null", "the base stage has no low-resolution image to augment"),
         ("stages.sr.sampling.level=0.5", "outside the trained augmentation levels [0, 0.4]"),
         ("stages.base.net.attention=[5]", "attention at [5] px, but the feature maps are [8, 4] px"),
         ("data.size=24", "images of 24 px do not shrink evenly to 16 px"),
@@ -69,6 +69,7 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
         ("search.space={stages.sr.sampling.levle: {values: [0.1]}}", "did you mean 'level'?"),
         ("search.space={stages.st.sampling.level: {values: [0.1]}}", "stages are base, sr"),
         ("search.space={seed: {values: [1]}}", "begin with stages.<name>"),
+        ("search.space={stages: {values: [1]}}", "begin with stages.<name>"),
         ("search.space={stages.sr.sampling.level: {uniform: [0, 0.2]}}", "a grid needs {values: [...]}"),
         ("stages.base.training.steps.more=1", "is a single value"),
         ("seed", "--set seed: give it as path=value"),
@@ -102,6 +103,134 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, says: str) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no experiment file .*/none\.yaml"):
         load_experiment(tmp_path / "none.yaml")
+
+
+SINGLE = "stages.single={size: 16, net: {kind: unet, channels: 8}, training: {steps: 4, batch_size: 8}}"
+BESIDE = "cascades={main: [base, sr], alone: [single]}"
+OTHER = (
+    "stages.other={size: 16, low_res_size: 8, net: {kind: unet, channels: 8}, training: {steps: 4, batch_size: 8}, "
+    "augmentation: {noise: {levels: [0, 0.5]}}, sampling: {augmentation: truncated, level: 0.2}}"
+)
+
+
+def test_without_cascades_all_stages_are_one(file: Path) -> None:
+    experiment = load_experiment(file)
+    assert list(experiment.chains.values()) == [("base", "sr")]
+    assert experiment.last == "sr"
+    assert (experiment.below("sr"), experiment.below("base")) == ("base", None)
+    assert (experiment.above("base"), experiment.above("sr")) == (("sr",), ())
+
+
+def test_a_single_stage_stands_beside_a_cascade(file: Path) -> None:
+    experiment = load_experiment(file, [SINGLE, BESIDE])
+    assert experiment.last == "sr"
+    assert experiment.chain("single") == ("single",)
+    assert experiment.below("single") is None
+    assert experiment.stage_spec("single", classes=10).low_res_schedule is None
+    assert load_experiment(file, [SINGLE, "cascades={alone: [single], main: [base, sr]}"]).last == "single"
+
+
+def test_cascades_share_stages_and_keep_what_all_above_may_ask_for(file: Path) -> None:
+    experiment = load_experiment(file, [OTHER, "cascades={a: [base, sr], b: [base, other], c: [base]}"])
+    assert experiment.above("base") == ("sr", "other")
+    assert (experiment.chain("other"), experiment.chain("base")) == (("base", "other"), ("base",))
+    assert experiment.kept_levels("base") == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([SINGLE, "cascades={a: [base, sr]}"], "stages.single is in no cascade; name it in one of cascades"),
+        (["cascades={a: [base, st]}"], "cascades.a: there is no stage 'st'; stages are base, sr"),
+        (["cascades={a: [sr, base]}"], "cascades.a: base comes after sr, so it must come after it under stages too"),
+        (["cascades={a: [base, base, sr]}"], "cascades.a: base comes after base"),
+        (["cascades={a: [base, sr], b: [base, sr]}"], "cascades.b is the same chain as a"),
+        (["cascades={a: [base], b: [sr]}"], "stages.sr: the first stage has no low-res input"),
+        (["cascades={a: []}"], "cascades.a: Tuple should have at least 1 item"),
+        (["cascades={}"], "cascades: Dictionary should have at least 1 item"),
+        ([SINGLE, "cascades={a: [base, sr, single]}"], "low_res_size is None, but the stage below, sr, makes 16 px"),
+        ([SINGLE, BESIDE, "search.mode=joint"], "search.mode joint scores the end of one cascade, and there are 2"),
+    ],
+)
+def test_cascades_that_cannot_be_are_refused(file: Path, overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment(file, overrides)
+    assert says in str(caught.value)
+
+
+def test_a_stage_stands_on_one_stage_alone(tmp_path: Path) -> None:
+    second = "  base2:\n    size: 8\n    net: {kind: unet}\n    training: {steps: 4, batch_size: 8}\n"
+    (tmp_path / "x.yaml").write_text(TEXT.replace("  sr:\n", second + "  sr:\n", 1))
+    with pytest.raises(UserError) as caught:
+        load_experiment(tmp_path / "x.yaml", ["cascades={a: [base, sr], b: [base2, sr]}"])
+    assert "stages.sr stands on base in a and on base2 in b; give it another name in one of them" in str(caught.value)
+
+
+STEPS = "stages.base.schedule={kind: linear_beta, steps: 20, beta_start: 0.005, beta_end: 0.9}"
+
+
+def test_a_bound_is_of_the_stages_that_have_steps(file: Path) -> None:
+    experiment = load_experiment(file, [STEPS, "evaluation.bound={images: 8}"])
+    assert experiment.bounded == {"base": 20}
+    with pytest.raises(UserError, match=r"evaluation\.bound\.steps 30 is more than the 20 steps of stages\.base"):
+        load_experiment(file, [STEPS, "evaluation.bound={images: 8, steps: 30}"])
+
+
+def space(**values: str) -> str:
+    return "search.space={" + ", ".join(f"stages.sr.sampling.{path}: {text}" for path, text in values.items()) + "}"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # Each alone is impossible beside the YAML's own settings; together they are not.
+        ["stages.sr.sampling.sampler=ancestral", space(sampler="{values: [ddim]}", eta="{values: [0.5, 1.0]}")],
+        [space(thresholding="{values: [dynamic]}", percentile="{values: [0.9, 0.99]}")],
+        [
+            "stages.sr.sampling.schedule={kind: linear_beta, steps: 100, beta_start: 0.001, beta_end: 0.2}",
+            "search.space={stages.sr.sampling.schedule.beta_end: {values: [0.1, 0.3]}, "
+            "stages.sr.sampling.schedule.beta_start: {values: [0.0001, 0.01]}}",
+        ],
+        [
+            "stages.sr.training.averages={every: 2}",
+            space(ema_length="{values: [null, 0.05, 0.1]}", guidance="{values: [1.0, 2.0]}"),
+        ],
+        [space(guidance_interval="{values: [null, [-2, 4]]}", guidance="{values: [2.0]}")],
+        [space(schedule="{values: [null, {kind: linear_beta}]}")],
+        [
+            "search.algorithm=optuna",
+            "stages.sr.sampling.sampler=ancestral",
+            space(sampler="{values: [ddim]}", eta="{uniform: [0.1, 1.0]}"),
+        ],
+    ],
+)
+def test_searches_of_settings_that_only_go_together_are_taken(file: Path, overrides: list[str]) -> None:
+    load_experiment(file, overrides)
+
+
+def test_an_impossible_combination_is_refused_and_named(file: Path) -> None:
+    both = space(sampler="{values: [ddim, ancestral]}", eta="{values: [0.0, 0.5]}")
+    told = r'search.space .*sampler = "ancestral", .*eta = 0.5: eta belongs to the sampler ddim'
+    with pytest.raises(UserError, match=told):
+        load_experiment(file, [both])
+    with pytest.raises(UserError, match=r"search.space stages.sr.sampling.level = 0.9: "):
+        load_experiment(file, [space(level="{values: [0.1, 0.9]}", steps="{values: [2, 4]}")])
+
+
+def test_every_value_of_a_search_too_large_to_walk_is_checked(file: Path) -> None:
+    started = time.process_time()
+    many = "{values: [" + ", ".join(str(steps) for steps in range(1, 200)) + "]}"
+    levels = "{values: [" + ", ".join(f"{level / 1000:g}" for level in range(200)) + ", 0.9, 0.1]}"
+    with pytest.raises(UserError, match=r"search.space stages.sr.sampling.level = 0.9: "):
+        load_experiment(file, [space(steps=many, level=levels)])
+    assert time.process_time() - started < 10
+
+
+def test_settings_are_nested_as_deeply_as_needed_and_may_be_null(file: Path) -> None:
+    experiment = load_experiment(file, ["stages.sr.sampling.schedule={kind: linear_beta}"])
+    changed = with_settings(experiment, {"stages.sr.sampling.schedule.beta_end": 0.03})
+    assert changed.stages["sr"].sampling.schedule.beta_end == 0.03  # type: ignore[union-attr]
+    assert with_settings(changed, {"stages.sr.sampling.schedule": None}).stages["sr"].sampling.schedule is None
 
 
 def test_settings_are_validated_again_and_the_original_stays(file: Path) -> None:

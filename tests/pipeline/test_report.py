@@ -18,10 +18,13 @@ import pytest
 from pipeline.drawn import CLASSES, draw
 from pipeline.grids import class_grid
 from pipeline.report import (
+    BoundScores,
+    CascadeRow,
     Choice,
     Dataset,
     NodeRow,
     Report,
+    Restoration,
     Scores,
     SearchPoint,
     SearchSection,
@@ -151,6 +154,35 @@ def bare(report: Report) -> Report:
     return report.model_copy(update={"stages": [stage], "searches": [], "nodes": [], "settings": {}, "notes": []})
 
 
+def compared(report: Report) -> Report:
+    """A stage of 32 px beside the cascade, super-resolution scored against real images, and two bounds."""
+    restored = Restoration(
+        samples=1024,
+        psnr=18.3,
+        bicubic_psnr=21.5,
+        ssim=None,
+        bicubic_ssim=0.71,
+        consistency=3.4e-5,
+        chained_consistency=None,
+    )
+    bound = BoundScores(
+        images=256, steps=1000, variance="learned", bits_per_dim=3.456, error=0.012, prior=1e-5, decoder=0.21
+    )
+    base, sr16, sr32 = report.stages
+    alone = _stage("single32", 32, None, (20.1, None, 1.1), 0.7).model_copy(update={"bound": bound})
+    stages = [base, sr16.model_copy(update={"restoration": restored}), sr32, alone]
+    cost: dict[str, Any] = {"size": 32, "parameters": 3_400_000, "training_seconds": 700.0}
+    rows = [
+        CascadeRow(name="main", stages=["base8", "sr16", "sr32"], net_calls=36, chained=sr32.chained, **cost),
+        CascadeRow(name="alone", stages=["single32"], net_calls=64, chained=alone.chained, **cost),
+    ]
+    return report.model_copy(update={"stages": stages, "cascades": rows})
+
+
+def _text(page: str) -> str:
+    return " ".join(" ".join(_tree(page).itertext()).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
 def _tree(page: str) -> ElementTree.Element:
     """The page as XML: every element closed, every attribute quoted, every & escaped."""
     return ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>"))
@@ -239,11 +271,44 @@ def test_the_verdict_is_made_of_the_figures(report: Report) -> None:
     assert f"hardest class is {CLASSES[0]}, 62.4 %" in told
     assert "chained FID is 14.4; real held-out images score 1.10" in told
     assert "sr32 alone reaches 6.10: the chain costs 8.30, so most of it is lost below" in told
-    last = report.stages[-1]
+    last = report.last
     better = last.model_copy(update={"oracle": last.chained.model_copy(update={"fid": 20.0}), "per_class": {}})
     told = verdict(report.model_copy(update={"stages": [better]}))
     assert "the chain costs nothing." in told
     assert "hardest" not in told
+
+
+def test_cascades_stand_side_by_side_against_one_row_of_real_images(report: Report) -> None:
+    page = render(compared(report))
+    tree = _tree(page)
+    (table,) = [table for table in tree.iter("table") if "cascade" in "".join(table.find("thead").itertext())]  # type: ignore[union-attr]
+    rows = [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table.find("tbody") or []]
+    assert [row[0] for row in rows] == ["main", "alone", "real"]
+    assert rows[0][1:6] == ["base8 → sr16 → sr32", "32 px", "3,400,000", "11 min 40 s", "36"]
+    assert rows[1][1:3] == ["single32", "32 px"]
+    assert [row[6] for row in rows] == ["14.4", "20.1", "1.10"]
+    told = verdict(compared(report)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "recognises 87.4 % of the cascade main's 32 px samples" in told  # the main cascade, not the last stage
+    best = (
+        "Of 2 cascades that make 32 px, main (base8 → sr16 → sr32) has the lowest FID: 14.4 for 36 net calls per image"
+    )
+    assert best + ", against alone with 20.1 for 64 net calls per image." in told
+
+
+def test_cascades_of_other_sizes_are_shown_and_not_compared(report: Report) -> None:
+    both = compared(report)
+    small = both.cascades[0].model_copy(update={"name": "small", "stages": ["base8", "sr16"], "size": 16})
+    mixed = both.model_copy(update={"cascades": [both.cascades[0], small]})
+    assert "Of 2 cascades" not in verdict(mixed)
+    assert _text(render(mixed)).count("held out 16 px") == 1
+
+
+def test_restoration_and_bounds_are_shown_where_they_were_taken(report: Report, page: str) -> None:
+    text = _text(render(compared(report)))
+    for wanted in ("sr16 8 → 16 px 18.3 21.5 – 0.710 3.40 – 95.0 %", "single32 32 px 3.46 0.0120", "1000 learned 256"):
+        assert wanted in text
+    assert "PSNR" not in page
+    assert "Variational bound" not in page
 
 
 @pytest.mark.parametrize(

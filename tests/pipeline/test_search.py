@@ -10,7 +10,8 @@ from pipeline import workflow
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.search import grid_of, rounds_of, shared_nodes, targets_of
+from pipeline.search import Round, rounds_of, shared_nodes, targets_of
+from pipeline.search_spec import Uniform, Values, combinations, grid_of
 
 TEXT = """\
 name: tiny
@@ -18,13 +19,13 @@ data: {kind: drawn, size: 16, train: 80, val: 40}
 stages:
   base:
     size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     training: {steps: 3, batch_size: 8}
     sampling: {steps: 2}
   sr:
     size: 16
     low_res_size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     augmentation: {noise: {levels: [0.0, 0.4]}}
     training: {steps: 3, batch_size: 8}
     sampling: {steps: 2}
@@ -69,6 +70,56 @@ def test_trials_of_sampling_share_everything_below_the_stage(tmp_path: Path) -> 
     shared = {node.name for node in shared_nodes(trials)}
     assert {"samples/base", "train/base", "train/sr", "real/train/16", "classifier/judge"} <= shared
     assert not shared & {"samples/sr", "oracle/sr", "scores/chained/sr"}
+
+
+def test_rounds_follow_the_order_of_the_stages_in_all_cascades(tmp_path: Path) -> None:
+    experiment = load(
+        tmp_path,
+        "stages.single={size: 16, net: {kind: unet, channels: 8}, training: {steps: 3, batch_size: 8}}",
+        "cascades={alone: [single], main: [base, sr]}",
+        "search.space={stages.sr.sampling.steps: {values: [2]}, stages.single.sampling.steps: {values: [2, 3]}}",
+    )
+    assert [stage for stage, _ in rounds_of(experiment)] == ["sr", "single"]
+    assert [node.name for node in targets_of(experiment, "single")] == ["scores/chained/single"]
+
+
+def test_null_lists_and_nested_settings_make_trials_that_share_the_training(tmp_path: Path) -> None:
+    experiment = load(
+        tmp_path,
+        "stages.sr.sampling.schedule={kind: linear_beta}",
+        "stages.sr.sampling.guidance=2.0",
+        "stages.sr.training.averages={every: 1}",
+        "search.space={stages.sr.sampling.ema_length: {values: [null, 0.1]}, "
+        "stages.sr.sampling.guidance_interval: {values: [null, [-2, 4]]}, "
+        "stages.sr.sampling.schedule.beta_end: {values: [0.02, 0.03]}}",
+    )
+    ((_, paths),) = rounds_of(experiment)
+    assert experiment.search is not None
+    trials = grid_of(experiment.search, paths)
+    assert trials[0] == dict(zip(paths, (None, None, 0.02), strict=True))
+    assert trials[-1] == dict(zip(paths, (0.1, [-2.0, 4.0], 0.03), strict=True))
+    targets = [targets_of(with_settings(experiment, trial), "sr") for trial in trials]
+    assert len({nodes[0].digest for nodes in targets}) == 8
+    assert {"train/sr", "train/base", "samples/base"} <= {node.name for node in shared_nodes(targets)}
+
+
+def test_a_trial_that_cannot_go_with_what_was_chosen_below_is_no_reason_to_stop(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    trials = [{"stages.sr.sampling.level": 0.2}, {"stages.sr.sampling.level": 0.2, "stages.sr.sampling.steps": 2}]
+    fitting = Round(experiment, "sr", [], {})
+    assert fitting._distinct(trials) == trials[:1]  # the YAML's own steps are 2
+    spoiled = Round(experiment, "sr", [], {"stages.sr.augmentation": None})
+    assert spoiled._distinct(trials) == trials
+    assert spoiled._targets(trials[0]) == []
+
+
+def test_combinations_are_all_or_every_value_and_the_corners() -> None:
+    space = {"a": Values(values=(1, 2, 3)), "b": Values(values=("x", "y")), "c": Uniform(uniform=(0.0, 1.0))}
+    assert len(list(combinations(space, 100))) == 12
+    few = list(combinations(space, 8))
+    assert {settings["a"] for settings in few} == {1, 2, 3}
+    assert {"a": 3, "b": "y", "c": 1.0} in few
+    assert {"a": 2, "b": "y", "c": 1.0} not in few
 
 
 @pytest.mark.slow

@@ -24,17 +24,29 @@ data: {kind: drawn, size: 16, train: 80, val: 40}
 stages:
   base:
     size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     training: {steps: 4, batch_size: 8}
     sampling: {steps: 3}
   sr:
     size: 16
     low_res_size: 8
-    net: {channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
     augmentation: {noise: {levels: [0.0, 0.4]}}
     training: {steps: 4, batch_size: 8}
     sampling: {steps: 3, level: 0.1}
-evaluation: {samples: 24, reference: 60, block: 16, classifier: {steps: 5, channels: [8, 8]}}
+  single:
+    size: 16
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    schedule: {kind: linear_beta, steps: 20, beta_start: 0.005, beta_end: 0.6}
+    training: {steps: 4, batch_size: 8}
+    sampling: {steps: 4}
+cascades: {main: [base, sr], alone: [single]}
+evaluation:
+  samples: 24
+  reference: 60
+  block: 16
+  classifier: {steps: 5, channels: [8, 8]}
+  bound: {images: 10, steps: 4}
 search:
   samples: 16
   space:
@@ -72,7 +84,7 @@ def figures(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
 @pytest.mark.ray
 def test_every_figure_is_there_and_is_plain_json(figures: dict[str, Any]) -> None:
     json.dumps(figures, allow_nan=False)
-    assert set(figures["stages"]) == {"base", "sr"}
+    assert set(figures["stages"]) == {"base", "sr", "single"}
     for kind in ("chained", "oracle", "real"):
         assert figures["stages"]["sr"][kind]["samples"] == 24
         assert figures["stages"]["sr"][kind]["fid"] >= 0
@@ -81,6 +93,36 @@ def test_every_figure_is_there_and_is_plain_json(figures: dict[str, Any]) -> Non
     assert "oracle" not in figures["stages"]["base"]
     assert figures["chosen"]["stages.sr.sampling.level"] in (0.0, 0.2)
     assert Path(figures["report"]).stat().st_size > 10_000
+
+
+@pytest.mark.ray
+def test_a_single_stage_is_compared_with_the_cascade_on_the_same_real_images(
+    figures: dict[str, Any], experiment: Experiment
+) -> None:
+    main, alone = figures["cascades"]["main"], figures["cascades"]["alone"]
+    stages = figures["stages"]
+    assert (main["stages"], alone["stages"]) == (["base", "sr"], ["single"])
+    assert (main["net_calls"], alone["net_calls"]) == (6, 4)
+    assert main["fid"] == stages["sr"]["chained"]["fid"]
+    assert alone["fid"] == stages["single"]["chained"]["fid"]
+    assert stages["sr"]["real"] == stages["single"]["real"]
+    assert main["parameters"] > alone["parameters"] > 0
+    results = [path.name for path in (experiment.store / "results").iterdir()]
+    assert len([name for name in results if name.startswith("scores-real-16-")]) == 2  # evaluation and search
+    assert "Cascades side by side" in Path(figures["report"]).read_text()
+
+
+@pytest.mark.ray
+def test_super_resolution_is_scored_against_real_images_and_steps_are_bounded(figures: dict[str, Any]) -> None:
+    stages = figures["stages"]
+    restored = stages["sr"]["restoration"]
+    assert restored["samples"] == 24
+    assert restored["bicubic_psnr"] > restored["psnr"] > 0  # a net of four steps is no match
+    assert 0 < restored["consistency"] < 1
+    assert [name for name in stages if "restoration" in stages[name]] == ["sr"]
+    assert [name for name in stages if "bound" in stages[name]] == ["single"]
+    assert stages["single"]["bound"]["steps"] == 4
+    assert stages["single"]["bound"]["bits_per_dim"] > 0
 
 
 @pytest.mark.ray
@@ -110,7 +152,8 @@ def test_an_evaluation_setting_retrains_nothing(figures: dict[str, Any], experim
     )
     missing = {node.name for node in workflow.plan(changed) if not node.reused}
     assert missing
-    assert all(name.startswith(("scores/", "samples/", "features/", "oracle/")) for name in missing)
+    kinds = ("scores/", "samples/", "features/", "oracle/", "restoration/", "bound/")  # the search chose another level
+    assert all(name.startswith(kinds) for name in missing)
 
 
 @pytest.mark.ray
@@ -141,8 +184,13 @@ def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experi
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     children = sorted(run.info.run_name for run in runs if run is not parents[0])
-    assert [name for name in children if name.startswith("train/")] == ["train/base", "train/sr"]
-    assert [name for name in children if name.startswith("evaluate/")] == ["evaluate/base", "evaluate/sr"]
+    assert [name for name in children if name.startswith("train/")] == ["train/base", "train/single", "train/sr"]
+    evaluations = [name for name in children if name.startswith("evaluate/")]
+    assert evaluations == ["evaluate/base", "evaluate/single", "evaluate/sr"]
+    assert parents[0].data.metrics["cascade.alone.fid"] == figures["cascades"]["alone"]["fid"]
+    assert parents[0].data.metrics["cascade.main.net_calls"] == 6
+    assert parents[0].data.metrics["sr.restoration_psnr"] == figures["stages"]["sr"]["restoration"]["psnr"]
+    assert parents[0].data.metrics["single.bound_bits_per_dim"] > 0
     assert len([name for name in children if name.startswith("trial/")]) == 3
     assert {run.info.status for run in runs} == {"FINISHED"}
     stage = next(run for run in runs if run.info.run_name == "train/sr")

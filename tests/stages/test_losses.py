@@ -23,7 +23,7 @@ from stages.process import (
     velocity,
     x_from,
 )
-from stages.schedules import linear_beta_knots, sampling_grid
+from stages.schedules import cosine_beta_knots, linear_beta_knots, sampling_grid
 
 TARGETS: tuple[Target, ...] = ("x", "eps", "v")
 PAIRS = list(itertools.product(TARGETS, TARGETS))
@@ -230,3 +230,33 @@ def test_hybrid_of_the_oracle_with_the_posterior_variance_costs_nothing_but_the_
     truth = _truth()
     found = _hybrid(truth, steps)(truth["eps"], torch.zeros_like(truth["x"]), "eps", 1.0)
     assert found[1:].max() < 1e-4
+
+
+def test_hybrid_gradients_are_finite_at_every_step_and_for_any_output() -> None:
+    # The decoder's term is reckoned for steps that have none, where its variance may be anything: nothing may leak.
+    knots = cosine_beta_knots(1000, 0.008, 0.999)
+    steps = torch.tensor([0, 1, 2, 500, 998, 999])
+    logsnr = knots.values[steps].float()
+    logsnr_next = torch.where(steps > 0, knots.values[steps - 1].float(), torch.inf)
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(6, 3, 4, 4, generator=generator) * 2 - 1).clamp(-1, 1)
+    eps = torch.randn(6, 3, 4, 4, generator=generator)
+    z = diffuse(x, eps, logsnr)
+    for size in (1e-3, 1.0, 5.0):
+        output = (size * torch.randn(6, 3, 4, 4, generator=generator)).requires_grad_()
+        fraction = (size * torch.randn(6, 3, 4, 4, generator=generator) + 0.5).requires_grad_()
+        loss = hybrid_loss(
+            output,
+            fraction,
+            x,
+            eps,
+            z,
+            logsnr,
+            logsnr_next,
+            prediction="eps",
+            vlb_weight=0.001,
+            steps=1000,
+            floor=variance_floor(sampling_grid(knots, 1000)),
+        )
+        gradients = torch.autograd.grad(loss.sum(), [output, fraction])
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)

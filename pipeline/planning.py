@@ -1,0 +1,163 @@
+"""What an experiment would cost, before anything is started: ``rayfall plan``. Nothing is read but manifests.
+
+GPU-hours are FLOPs over (a GPU's dense bf16 peak times a utilisation that the reader states): a reckoning, no
+measurement. Sizes on disk are those of the manifest where the data set exists, else bounds from raw pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.dag import stored
+from pipeline.datasets import SHARD_SIZE, data_folder
+from pipeline.drawn import CLASSES
+from pipeline.errors import UserError
+from pipeline.experiment_spec import DrawnData, Experiment, ShardData
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.nodes import Nodes
+from pipeline.storage import open_storage
+
+# Dense bf16 matrix products, TFLOP/s, from the makers' data sheets (SXM or the largest board of each name).
+GPUS: Mapping[str, float] = {
+    "a100": 312.0,
+    "a10g": 70.0,
+    "b200": 2250.0,
+    "h100": 989.0,
+    "h200": 989.0,
+    "l4": 121.0,
+    "l40s": 362.0,
+    "v100": 125.0,  # fp16: it has no bf16
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the hours are reckoned for."""
+
+    gpu: str
+    utilisation: float  # share of the peak that training reaches, in (0, 1]
+
+    def __post_init__(self) -> None:
+        if self.gpu not in GPUS:
+            raise UserError(f"--gpu {self.gpu}: known are {', '.join(GPUS)}")
+        if not 0.0 < self.utilisation <= 1.0:
+            raise UserError(f"--utilisation {self.utilisation:g} must be above 0 and at most 1, such as 0.4")
+
+    def seconds(self, flops: float) -> float:
+        """Time of one GPU for ``flops``."""
+        return flops / (GPUS[self.gpu] * 1e12 * self.utilisation)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data set as far as it matters to a plan."""
+
+    train: int
+    classes: int
+    shards: int
+    bytes_per_image: float
+    exact: bool  # from a manifest; else bytes are those of raw pixels, an upper bound
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage costs; FLOPs count a multiply-add as two."""
+
+    size: int
+    parameters: int
+    forward_gflops: float  # per image
+    training_gflops: float  # per image, forward and backward
+    activation_gib: float  # of one worker's share of the batch
+    state_gib: float  # weights, gradients, averages and optimizer moments on one worker
+    checkpoint_gib: float
+    batch_per_worker: int
+    epochs: float
+    gpu_hours: float
+    hours: float  # on the workers of the experiment
+    images_per_second: float  # of one worker
+    read_mb_per_second: float  # of one worker
+    net_calls: int  # to draw one image at this stage alone
+    sampling_gpu_hours: float  # of evaluation.samples images, this stage alone
+
+
+def reckon(experiment: Experiment, machine: Machine) -> dict[str, Any]:
+    """Figures of every stage and their sums, as plain values. Raises UserError where the data set is not described."""
+    data = data_facts(experiment)
+    stages = {name: stage_plan(experiment, name, machine, data) for name in experiment.names}
+    workers = experiment.resources.workers
+    return {
+        "gpu": f"{machine.gpu}, {GPUS[machine.gpu]:g} TFLOP/s at {machine.utilisation:.0%}",
+        "workers": workers,
+        "plan": {name: asdict(plan) for name, plan in stages.items()},
+        "data": asdict(data),
+        "training_gpu_hours": sum(plan.gpu_hours for plan in stages.values()),
+        "sampling_gpu_hours": sum(plan.sampling_gpu_hours for plan in stages.values()),
+    }
+
+
+def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFacts) -> StagePlan:
+    """The plan of one stage. Its net is built on fake tensors: seconds, however large it is."""
+    from stages.accounting import cost_of
+    from stages.stage import Stage
+
+    config, workers = experiment.stages[name], experiment.resources.workers
+    training, sampling = config.training, config.sampling
+    cost = cost_of(Stage.build(experiment.stage_spec(name, data.classes)), training)
+    share = training.batch_size // workers
+    seconds = machine.seconds(cost.training_flops * training.batch_size * training.steps)
+    rate = 1.0 / machine.seconds(cost.training_flops)
+    calls = sampling.net_calls
+    drawn = machine.seconds(cost.forward_flops * calls * experiment.evaluation.samples)
+    averages = 0 if training.averages is None else len(training.averages.widths)
+    return StagePlan(
+        size=config.size,
+        parameters=cost.parameters,
+        forward_gflops=cost.forward_flops / 1e9,
+        training_gflops=cost.training_flops / 1e9,
+        activation_gib=cost.activation_bytes * share / 2**30,
+        state_gib=4 * cost.parameters * (5 + averages) / 2**30,
+        checkpoint_gib=cost.checkpoint_bytes / 2**30,
+        batch_per_worker=share,
+        epochs=training.steps * training.batch_size / data.train,
+        gpu_hours=seconds / 3600,
+        hours=seconds / 3600 / workers,
+        images_per_second=rate,
+        read_mb_per_second=rate * data.bytes_per_image / 1e6,
+        net_calls=calls,
+        sampling_gpu_hours=drawn / 3600,
+    )
+
+
+def data_facts(experiment: Experiment) -> DataFacts:
+    """What is known of the data set: its manifest where it exists, else what the experiment expects of it."""
+    manifest = _manifest(experiment)
+    if manifest is not None:
+        split = manifest.splits["train"]
+        size = sum(shard.bytes for shard in split.shards)
+        return DataFacts(split.examples, len(manifest.classes), len(split.shards), size / split.examples, True)
+    data = experiment.data
+    if isinstance(data, DrawnData):
+        return DataFacts(data.train, len(CLASSES), math.ceil(data.train / SHARD_SIZE), 3.0 * data.size**2, False)
+    if data.expects is None:
+        where = data.path if isinstance(data, ShardData) else data.source
+        raise UserError(
+            f"data: {where} has not been ingested, so its size is not known; say what it will be, as in "
+            "expects: {train: 1281167, classes: 1000}"
+        )
+    side = max(stage.size for stage in experiment.stages.values()) if isinstance(data, ShardData) else data.size
+    expects = data.expects
+    return DataFacts(expects.train, expects.classes, math.ceil(expects.train / SHARD_SIZE), 3.0 * side**2, False)
+
+
+def _manifest(experiment: Experiment) -> Manifest | None:
+    """The manifest of the experiment's data set, None while there is no data set."""
+    data = experiment.data
+    if isinstance(data, ShardData):
+        return load_manifest(data.path) if data.path.exists() else None
+    if not isinstance(data, DrawnData) and not data.source.exists():
+        return None
+    found = stored(Nodes(experiment).data, open_storage(experiment.store))
+    return load_manifest(data_folder(found.folder)) if found else None

@@ -1,0 +1,126 @@
+"""The nodes that stand before any sampling: the data set, the stages trained on it, the classifiers that judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipeline.dag import Node
+from pipeline.experiment import digest_of
+from pipeline.experiment_spec import DrawnData, Experiment, ImageData, ShardData
+from pipeline.manifest import load_manifest
+from pipeline.sources import identify
+
+# Raise a number when the function gives another result for the same settings.
+VERSIONS = {
+    "pipeline.datasets:make_data": 1,
+    "pipeline.datasets:link_data": 1,
+    "pipeline.judging:make_classifier": 1,
+    "pipeline.judging:real_features": 1,
+    "pipeline.sampling:sample_prefix": 1,
+    "pipeline.judging:sample_features": 1,
+    "pipeline.judging:score": 1,
+    "pipeline.restoration:score_restoration": 1,
+    "pipeline.bounding:bound_stage": 1,
+    "pipeline.training:train_stage": 1,
+    "pipeline.search:search_stages": 1,
+}
+FEATURE_SEED, JUDGE_SEED = 101, 202
+
+
+def run_prefix(node: str, config: Mapping[str, Any], data_digest: str) -> str:
+    """Where the commit log of a training run lies. The number of steps is left out: asking for more continues it."""
+    training = {key: value for key, value in config["training"].items() if key != "steps"}
+    version = VERSIONS["pipeline.training:train_stage"]
+    return f"runs/{node.replace('/', '-')}-{digest_of([version, {**config, 'training': training}, data_digest])[:16]}"
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where training logs live metrics: an MLflow address, and a run for each stage. It changes no result."""
+
+    uri: str
+    runs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TrainedNodes:
+    """Data, training and classifiers of ``experiment``; what runs inside a ``trial`` starts no tasks of its own."""
+
+    experiment: Experiment
+    tracking: Tracking | None = None
+    trial: bool = False
+
+    @property
+    def _context(self) -> dict[str, Any]:
+        resources = self.experiment.resources
+        return {
+            "threads": resources.threads,
+            "sampling_workers": 1 if self.trial else resources.sampling_workers,
+        }
+
+    def _node(self, name: str, function: str, config: Mapping[str, Any], **fields: Any) -> Node:
+        fields.setdefault("context", self._context)
+        return Node(name, function, VERSIONS[function], config, **fields)
+
+    @cached_property
+    def data(self) -> Node:
+        """The data set. Raises UserError when its source or folder cannot be used."""
+        data = self.experiment.data
+        if isinstance(data, DrawnData):
+            return self._node("data", "pipeline.datasets:make_data", data.model_dump(mode="json"))
+        if isinstance(data, ShardData):
+            manifest = load_manifest(data.path)
+            context = {**self._context, "path": str(data.path.resolve())}
+            return self._node("data", "pipeline.datasets:link_data", {"digest": manifest.digest}, context=context)
+        assert isinstance(data, ImageData)
+        identity = identify(data.source)
+        config = {
+            "kind": "images",
+            "fingerprint": identity.fingerprint,
+            "size": data.size,
+            "val_fraction": data.val_fraction,
+        }
+        context = {**self._context, "source": str(data.source.resolve())}
+        return self._node("data", "pipeline.datasets:make_data", config, context=context)
+
+    def train(self, name: str) -> Node:
+        """Training of stage ``name``; the number of classes comes with the data."""
+        config, resources = self.experiment.stages[name], self.experiment.resources
+        stage = self.experiment.stage_spec(name, classes=1).model_dump(mode="json", exclude={"classes"})
+        settings = {
+            "stage": stage,
+            "training": config.training.model_dump(mode="json"),
+            "seed": self.experiment.seed,
+        }
+        node = f"train/{name}"
+        context = {
+            **self._context,
+            **resources.model_dump(
+                include={"workers", "cpus_per_worker", "gpus_per_worker", "log_every", "checkpoint_seconds"}
+            ),
+            "run": run_prefix(node, settings, self.data.digest),
+        }
+        if self.tracking is not None:
+            context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}
+        # The node itself only waits: Ray Train's workers hold the resources.
+        return self._node(
+            node, "pipeline.training:train_stage", settings, inputs={"data": self.data}, context=context, cpus=0
+        )
+
+    def classifier(self, role: str, seed: int) -> Node:
+        evaluation = self.experiment.evaluation
+        config = {
+            "classifier": evaluation.classifier.model_dump(mode="json"),
+            "sizes": sorted({stage.size for stage in self.experiment.stages.values()}),
+            "seed": self.experiment.seed * 1000 + seed,
+            "held_out": 5000,
+        }
+        return self._node(f"classifier/{role}", "pipeline.judging:make_classifier", config, inputs={"data": self.data})
+
+    @cached_property
+    def judge(self) -> Node:
+        """The classifier behind accuracy."""
+        return self.classifier("judge", JUDGE_SEED)

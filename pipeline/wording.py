@@ -1,0 +1,93 @@
+"""How figures are told in words: numbers, shares and durations as a person reads them; the sentences of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.report_parts import KIND_NAMES, CascadeRow, Report, SearchPoint, SearchSection, StageSection
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, from a thousand to a million all of them, or a dash."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """A share in [0, 1] as per cent (with a space that no line breaks at), or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 52 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def told_stages(report: Report) -> str:
+    def one(stage: StageSection) -> str:
+        oracle = f", oracle {number(stage.oracle.fid)}" if stage.oracle else ""
+        return f"{stage.name} chained {number(stage.chained.fid)}{oracle}, real {number(stage.real.fid)}"
+
+    return "; ".join(one(stage) for stage in report.stages) + "."
+
+
+def told_losses(report: Report) -> str:
+    ends = [(stage.name, stage.loss[0][1], stage.loss[-1][1]) for stage in report.stages if stage.loss]
+    return "; ".join(f"{name} from {number(first)} to {number(last)}" for name, first, last in ends) + "."
+
+
+def told_points(section: SearchSection) -> str:
+    def one(point: SearchPoint) -> str:
+        told = f"s {point.level:g} {KIND_NAMES[point.kind]} chained FID {number(point.chained_fid)}"
+        return told + f", accuracy {share(point.accuracy)}" + (" (chosen)" if section.is_chosen(point) else "")
+
+    return "; ".join(one(point) for point in section.points) + "."
+
+
+def verdict(report: Report) -> str:
+    """What came out, in a few sentences made of the figures alone; what was not taken is not mentioned."""
+    return " ".join(_verdicts(report)) or "No scores were taken."
+
+
+def _verdicts(report: Report) -> Iterator[str]:
+    last, classes = report.last, len(report.dataset.classes)
+    if last.chained.accuracy is not None:
+        real = f" ({share(last.real.accuracy)} of real images" if last.real.accuracy is not None else " ("
+        real += f"{', ' if last.real.accuracy is not None else ''}chance {share(1 / max(1, classes))})"
+        whose = f"cascade {report.cascades[0].name}" if report.cascades else "cascade"
+        yield (
+            f"A classifier trained on real images recognises {share(last.chained.accuracy)} of the {whose}'s "
+            f"{last.size} px samples{real}."
+        )
+    if last.per_class:
+        worst = min(last.per_class, key=lambda name: last.per_class[name])
+        yield f"The hardest class is {worst}, {share(last.per_class[worst])}."
+    if last.chained.fid is not None:
+        fid = f"Their chained FID is {number(last.chained.fid)}"
+        yield fid + (f"; real held-out images score {number(last.real.fid)}." if last.real.fid is not None else ".")
+    if last.gap is not None and last.oracle is not None:
+        cause = "most of it is lost below" if last.gap > (last.oracle.fid or 0.0) else "most of it is its own"
+        costs = f"the chain costs {number(last.gap)}, so {cause}" if last.gap > 0 else "the chain costs nothing"
+        yield f"Given real low-res images, {last.name} alone reaches {number(last.oracle.fid)}: {costs}."
+    rivals = [row for row in report.cascades if row.size == last.size]
+    if len(rivals) > 1 and all(row.chained.fid is not None for row in rivals):
+        best, *others = sorted(rivals, key=lambda row: row.chained.fid or 0.0)
+        yield (
+            f"Of {len(rivals)} cascades that make {last.size} px, {best.name} ({stages_in_words(best)}) has the lowest "
+            f"FID: {_price(best)}, against " + " and ".join(f"{row.name} with {_price(row)}" for row in others) + "."
+        )
+
+
+def _price(row: CascadeRow) -> str:
+    return f"{number(row.chained.fid)} for {row.net_calls} net calls per image"
+
+
+def stages_in_words(row: CascadeRow) -> str:
+    """The chain of a cascade, base first."""
+    return " → ".join(row.stages)

@@ -1,0 +1,112 @@
+"""The graph of an experiment: what is shared, what depends on what, and what a setting leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.dag import Node, ancestry
+from pipeline.experiment import load_experiment, with_settings
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+
+TEXT = """\
+name: tiny
+data: {kind: drawn, size: 16, train: 80, val: 40}
+stages:
+  base:
+    size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    training: {steps: 3, batch_size: 8}
+  sr:
+    size: 16
+    low_res_size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    augmentation: {noise: {levels: [0.0, 0.4]}}
+    training: {steps: 3, batch_size: 8, averages: {every: 1}}
+"""
+SINGLE = "stages.single={size: 16, net: {kind: unet, channels: 8}, training: {steps: 3, batch_size: 8}}"
+OTHER = "stages.other={size: 16, low_res_size: 8, net: {kind: unet, channels: 8}, training: {steps: 3, batch_size: 8}}"
+STEPS = "{kind: linear_beta, steps: 20, beta_start: 0.005, beta_end: 0.6}"
+
+
+def load(folder: Path, *overrides: str) -> Experiment:
+    (folder / "tiny.yaml").write_text(TEXT)
+    return load_experiment(folder / "tiny.yaml", [f"store={folder / 'store'}", *overrides])
+
+
+def graph(experiment: Experiment) -> dict[str, Node]:
+    """All nodes by name; no two nodes may share a name, or one of them would be lost."""
+    nodes = ancestry(Nodes(experiment).evaluation())
+    assert len({node.name for node in nodes}) == len(nodes)
+    return {node.name: node for node in nodes}
+
+
+def test_stages_of_one_size_are_judged_by_the_same_real_images(tmp_path: Path) -> None:
+    nodes = graph(load(tmp_path, SINGLE, "cascades={main: [base, sr], alone: [single]}"))
+    assert {name for name in nodes if name.startswith("scores/real/")} == {"scores/real/8", "scores/real/16"}
+    chained = [nodes[f"scores/chained/{name}"] for name in ("sr", "single")]
+    assert {node.inputs["reference"].digest for node in chained} == {nodes["real/train/16"].digest}
+
+
+def test_a_stage_is_chained_on_the_stage_below_it_in_its_own_cascade(tmp_path: Path) -> None:
+    nodes = graph(load(tmp_path, SINGLE, OTHER, "cascades={main: [base, sr], alone: [single], second: [base, other]}"))
+    assert "below" not in nodes["samples/single"].inputs
+    assert nodes["samples/sr"].inputs["below"] is not None
+    assert nodes["samples/sr"].inputs["below"].digest == nodes["samples/other"].inputs["below"].digest
+    for kind in ("oracle", "scores/oracle", "restoration"):
+        assert {name for name in nodes if name.startswith(f"{kind}/")} == {f"{kind}/sr", f"{kind}/other"}
+
+
+def test_a_second_cascade_leaves_the_first_alone(tmp_path: Path) -> None:
+    before = graph(load(tmp_path))
+    after = graph(load(tmp_path, SINGLE, "cascades={main: [base, sr], alone: [single]}"))
+    assert {name: node.digest for name, node in after.items() if name in before} == {
+        name: node.digest for name, node in before.items()
+    }
+    named = graph(load(tmp_path, "cascades={main: [base, sr]}"))
+    assert {node.digest for node in named.values()} == {node.digest for node in before.values()}
+
+
+def test_bounds_are_there_when_asked_for_and_where_there_are_steps(tmp_path: Path) -> None:
+    stepped = f"stages.base.schedule={STEPS}"
+    assert not [name for name in graph(load(tmp_path, stepped)) if name.startswith("bound/")]
+    nodes = graph(load(tmp_path, stepped, "evaluation.bound={images: 8}"))
+    assert [name for name in nodes if name.startswith("bound/")] == ["bound/base"]
+    assert nodes["bound/base"].config["steps"] == 20
+    assert nodes["bound/base"].config["variance"] == "posterior"
+    learned = [
+        "stages.base.sampling.steps=5",
+        "stages.base.loss={kind: hybrid}",
+        "stages.base.times=steps",
+        "evaluation.bound={images: 8, steps: 5}",
+    ]
+    config = graph(load(tmp_path, stepped, *learned))["bound/base"].config
+    assert (config["steps"], config["variance"]) == (5, "learned")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("guidance_interval", [-2.0, 4.0]), ("augmentation", "truncated")],
+)
+def test_settings_that_change_nothing_share_their_samples(tmp_path: Path, setting: str, value: object) -> None:
+    experiment = load(tmp_path)
+    changed = with_settings(experiment, {f"stages.sr.sampling.{setting}": value})
+    assert Nodes(changed).chained("sr").digest == Nodes(experiment).chained("sr").digest
+
+
+def test_sampling_settings_share_all_training(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    settings = {
+        "stages.sr.sampling.ema_length": 0.1,
+        "stages.sr.sampling.schedule": {"kind": "linear_beta"},
+        "stages.sr.sampling.guidance": 2.0,
+        "stages.sr.sampling.guidance_interval": [-2.0, 4.0],
+    }
+    for path, value in settings.items():
+        settled = {path: value} if "interval" not in path else {path: value, "stages.sr.sampling.guidance": 2.0}
+        nodes = Nodes(with_settings(experiment, settled))
+        assert nodes.train("sr").digest == Nodes(experiment).train("sr").digest
+        assert nodes.chained("base").digest == Nodes(experiment).chained("base").digest
+        assert nodes.chained("sr").digest != Nodes(experiment).chained("sr").digest
