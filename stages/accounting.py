@@ -35,14 +35,20 @@ class Cost:
 def cost_of(stage: Stage, training: TrainingSpec) -> Cost:
     """What ``stage`` costs when it is trained as ``training`` says. Takes seconds and no memory to speak of."""
     with FakeTensorMode():
-        net = stage.new_net()
-        parameters = parameter_count(net)
-        forward = _flops(stage, net.eval(), training, backward=False)
-        both = _flops(stage, net.train(), training, backward=True)
-        # Two images less one: what does not grow with the batch (embeddings of weights, constants) cancels.
-        saved = _saved_bytes(stage, net, training, 2) - _saved_bytes(stage, net, training, 1)
+        net = stage.new_net().train()
+        counter = FlopCounterMode(display=False)
+        with _saved_storages(net) as one, counter:
+            output = _run(stage, net, training, 1)
+        forward = counter.get_total_flops()
+        with counter:  # counts anew
+            output.float().sum().backward()
+        with _saved_storages(net) as two:
+            _run(stage, net, training, 2)
+    parameters = parameter_count(net)
+    # Two images less one: what does not grow with the batch (converted weights, constants) cancels.
+    saved = sum(two.values()) - sum(one.values())
     averages = 0 if training.averages is None else len(training.averages.widths)
-    return Cost(parameters, forward, both, saved, 4 * parameters * (4 + averages))
+    return Cost(parameters, forward, forward + counter.get_total_flops(), saved, 4 * parameters * (4 + averages))
 
 
 def _run(stage: Stage, net: nn.Module, training: TrainingSpec, batch: int) -> Tensor:
@@ -55,21 +61,6 @@ def _run(stage: Stage, net: nn.Module, training: TrainingSpec, batch: int) -> Te
         low_res = LowRes(torch.zeros(batch, 3, spec.low_res_size, spec.low_res_size), noise)
     with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
         return stage.evaluate_net(net, images, noise, label, low_res)
-
-
-def _flops(stage: Stage, net: nn.Module, training: TrainingSpec, *, backward: bool) -> int:
-    counter = FlopCounterMode(display=False)
-    with counter, torch.set_grad_enabled(backward):
-        output = _run(stage, net, training, 1)
-        if backward:
-            output.float().sum().backward()
-    return counter.get_total_flops()
-
-
-def _saved_bytes(stage: Stage, net: nn.Module, training: TrainingSpec, batch: int) -> int:
-    with _saved_storages(net) as found:
-        _run(stage, net, training, batch)
-    return sum(found.values())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.bounding import bound_block
 from pipeline.classifier import Classifier, predict, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.experiment import load_experiment
@@ -20,12 +21,9 @@ from pipeline.experiment_spec import Experiment
 from pipeline.ingest import ingest_drawn
 from pipeline.loading import Examples
 from pipeline.ordering import examples_of_step
-from stages.bound import variational_bound
 from stages.cascade import Cascade, Rung, TrainedStage, sample_stage
-from stages.guidance import thresholded
 from stages.images import downsample, to_float, to_uint8, upsample
 from stages.randomness import KeyedDraws
-from stages.schedules import sampling_grid
 from stages.stage import Stage
 from stages.training import Batch, TrainState, train_step
 
@@ -88,23 +86,11 @@ def accuracy_of(images: torch.Tensor, labels: torch.Tensor, judge: Classifier) -
     return float((found == labels.numpy()).mean())
 
 
-@torch.inference_mode()
 def bits_of(trained: TrainedStage, examples: Examples, variance: str) -> float:
     """The variational bound of a base stage on held-out images, bits per dimension, over 100 steps."""
     images, labels = held_out(examples, BLOCK)
-    stage = trained.stage
-    x = to_float(to_uint8(downsample(images, stage.spec.size)))
-    denoiser = thresholded(stage.denoiser(trained.net), "static", percentile=1.0)
-    draws = KeyedDraws(3, "bound")
-
-    def denoise(z: torch.Tensor, logsnr: torch.Tensor) -> object:
-        return denoiser(z, logsnr, label=labels, low_res=None, aug_logsnr=None)
-
-    def noise(purpose: str, step: int) -> torch.Tensor:
-        return draws.normal(purpose, step, torch.arange(BLOCK), x.shape[1:])
-
-    grid = sampling_grid(stage.schedule, 100)
-    bound = variational_bound(denoise, x, grid, variance=variance, noise=noise)  # type: ignore[arg-type]
+    config = {"seed": 3, "level": 0.0, "precision": "f32", "steps": 100, "variance": variance}
+    bound = bound_block(trained, images, labels, torch.arange(BLOCK), config, lambda step: None)
     return float(bound.total.mean())
 
 

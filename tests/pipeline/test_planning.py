@@ -1,0 +1,82 @@
+"""Planning: arithmetic by hand, facts of the data set from where they are known, mistakes in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.experiment_spec import Experiment
+from pipeline.ingest import ingest_drawn
+from pipeline.planning import GPUS, Machine, data_facts, reckon
+
+NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
+
+
+def experiment_of(tmp_path: Path, **changes: Any) -> Experiment:
+    fields: dict[str, Any] = {
+        "name": "plan",
+        "store": str(tmp_path / "store"),
+        "data": {"kind": "drawn", "size": 16, "train": 12000, "val": 100},
+        "stages": {
+            "base": {"size": 8, "net": NET, "training": {"steps": 3000, "batch_size": 64}},
+            "sr": {
+                "size": 16,
+                "low_res_size": 8,
+                "net": NET,
+                "training": {"steps": 10, "batch_size": 32},
+                "sampling": {"sampler": "heun", "steps": 5, "guidance": 2.0},
+            },
+        },
+        "resources": {"workers": 4},
+    }
+    return Experiment.model_validate(fields | changes)
+
+
+def test_hours_are_flops_over_what_the_machine_gives(tmp_path: Path) -> None:
+    figures = reckon(experiment_of(tmp_path), Machine("a100", 0.5))
+    base = figures["plan"]["base"]
+    flops = base["training_gflops"] * 1e9 * 64 * 3000
+    assert base["gpu_hours"] == pytest.approx(flops / (GPUS["a100"] * 1e12 * 0.5) / 3600)
+    assert base["hours"] == pytest.approx(base["gpu_hours"] / 4)
+    assert base["batch_per_worker"] == 16
+    assert base["epochs"] == pytest.approx(3000 * 64 / 12000)
+    assert base["state_gib"] == pytest.approx(4 * base["parameters"] * 5 / 2**30)
+    assert figures["training_gpu_hours"] == pytest.approx(base["gpu_hours"] + figures["plan"]["sr"]["gpu_hours"])
+
+
+def test_drawing_counts_every_call_of_the_net(tmp_path: Path) -> None:
+    sr = reckon(experiment_of(tmp_path), Machine("h100", 1.0))["plan"]["sr"]
+    assert sr["net_calls"] == 2 * (2 * 5 - 1)  # guidance doubles, Heun calls twice but on the last step
+    assert sr["sampling_gpu_hours"] == pytest.approx(sr["forward_gflops"] * 1e9 * 18 * 1000 / 989e12 / 3600)
+
+
+def test_reading_is_images_a_second_times_their_size(tmp_path: Path) -> None:
+    figures = reckon(experiment_of(tmp_path), Machine("h100", 0.4))
+    base = figures["plan"]["base"]
+    assert base["read_mb_per_second"] == pytest.approx(base["images_per_second"] * 16 * 16 * 3 / 1e6)
+    assert figures["data"]["shards"] == 3
+
+
+def test_a_data_set_that_is_there_is_measured(tmp_path: Path) -> None:
+    ingest_drawn(tmp_path / "shards", seed=0, size=16, train=40, val=10, shard_size=16)
+    there = data_facts(experiment_of(tmp_path, data={"kind": "shards", "path": str(tmp_path / "shards")}))
+    size = sum(path.stat().st_size for path in (tmp_path / "shards").glob("train-*.tar"))
+    assert (there.train, there.classes, there.shards, there.exact) == (40, 10, 3, True)
+    assert there.bytes_per_image == pytest.approx(size / 40)
+
+
+def test_a_data_set_that_is_not_there_is_what_the_experiment_expects(tmp_path: Path) -> None:
+    data = {"kind": "images", "source": str(tmp_path / "absent"), "size": 16}
+    expected = data_facts(experiment_of(tmp_path, data={**data, "expects": {"train": 9999, "classes": 7}}))
+    assert (expected.train, expected.classes, expected.shards, expected.exact) == (9999, 7, 2, False)
+    with pytest.raises(UserError, match="say what it will be, as in expects"):
+        data_facts(experiment_of(tmp_path, data=data))
+
+
+@pytest.mark.parametrize(("gpu", "utilisation", "message"), [("h300", 0.4, "known are a100"), ("h100", 0.0, "above 0")])
+def test_a_machine_that_cannot_be_is_refused(gpu: str, utilisation: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Machine(gpu, utilisation)
