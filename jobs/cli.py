@@ -164,7 +164,9 @@ def evaluate(
 @app.command()
 def sample(
     experiment: ExperimentFile,
-    stage: Annotated[str | None, typer.Option(help="Its cascade up to this stage; all of the main one when left out.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Its cascade up to here; all of the main one when left out.")
+    ] = None,
     count: Annotated[int, typer.Option(help="How many images.", min=1)] = 16,
     label: Annotated[str | None, typer.Option(help="A class name; all classes in turn when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed than the experiment's evaluation.seed.")] = None,

@@ -5,6 +5,7 @@ Imports stand inside the functions: reading an experiment and refusing it needs 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,13 +55,18 @@ def work(
             nodes = workflow.plan(experiment)
             end.figures = plan_figures(experiment, nodes)
             if not manner.as_json:
-                print_plan(Console(), experiment, nodes)
+                print_plan(_page(), experiment, nodes)
             return
         end.store = experiment.store
         with display(end.console) as events:
             end.figures = call(experiment, events)
         if not manner.as_json:
-            tell(Console(), end.figures)
+            tell(_page(), end.figures)
+
+
+def _page() -> Console:
+    """Standard output; a file or a pipe has no width of its own and gets one that holds every table."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def towards(goal: Goal, only: Sequence[str] = ()) -> Call:

@@ -65,6 +65,14 @@ def tree(tmp_path: Path) -> Path:
         ("stages.sr16.low_res_size=4", "low_res_size is 4, but the stage below, base8, makes 8 px"),
         ("stages.base8.training.steps=many", "stages.base8.training.steps: "),
         ("seed", "give it as path=value"),
+        ("stages.sr16.loss={kind: hybrid}", "needs a schedule of T steps"),
+        ("stages.sr16.sampling={sampler: ddim, variance: learned}", "learned"),
+        ("stages.sr16.sampling.level=0.9", "outside the trained augmentation levels"),
+        ("stages.base8.net.attention=[5]", "attention at [5] px, but the feature maps are [8, 4] px"),
+        ("stages.base8.net.kind=vit", "there is no kind 'vit'; did you mean 'uvit'?"),
+        ("stages.base8.schedule={kind: linear_beta, steps: 100}", "raise beta_end"),
+        ("stages.base8.sampling.ema_length=0.1", "give training.averages"),
+        ("cascades={one: [base8, sr32]}", "stages.sr16 is in no cascade"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_one_sentence(setting: str, expected: str) -> None:
@@ -232,3 +240,21 @@ def test_ctrl_c_leaves_with_130_and_the_same_command_goes_on(tmp_path: Path) -> 
     assert (process.returncode, rest) == (130, "Interrupted; the same command goes on from what is stored.\n")
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert sum(json.loads(again.stdout)["examples"].values()) == 20_000
+
+
+def test_a_plan_is_a_table_or_json_and_starts_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    answer = rayfall("plan", DEMO, "--set", f"store={store}", "--json")
+    assert answer.exit_code == 0, answer.output
+    figures = json.loads(answer.stdout)
+    assert list(figures["plan"]) == ["base8", "sr16", "sr32"]
+    assert all(stage["parameters"] > 0 for stage in figures["plan"].values())
+    told = rayfall("plan", DEMO, "--set", f"store={store}").stdout
+    assert f"{figures['plan']['sr32']['parameters']:,}" in told
+    assert "Nothing was started" in told
+    assert not list(store.rglob("*.json")), "planning leaves nothing behind"
+
+
+def test_a_plan_for_a_machine_that_cannot_be_is_refused() -> None:
+    assert "known are a100" in refused("plan", DEMO, "--gpu", "h300")
+    assert "above 0 and at most 1" in refused("plan", DEMO, "--utilisation", "40")

@@ -111,7 +111,7 @@ def test_a_micro_example_learns_and_beats_chance(
             variance = experiment.stages[name].sampling.variance
             bits = [bits_of(one, val, variance) for one in (fresh, trained[name])]
             told.append(f"{system} {name}: {bits[0]:.2f} -> {bits[1]:.2f} bits per dimension")
-            assert bits[1] < 0.5 * bits[0], told[-1]
+            assert bits[1] < min(6.0, bits[0]), told[-1]  # a pixel as it is stored takes 8
     indices = torch.arange(2 * BLOCK)
     labels = indices % len(examples.classes)
     for cascade, names in experiment.chains.items():
