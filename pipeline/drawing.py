@@ -53,7 +53,7 @@ def draw_samples(
     folder: Path,
     events: Events,
 ) -> dict[str, Any]:
-    """Write ``count`` images of the cascade up to ``stage`` (None: the last of the main cascade) to ``folder``, and ``grid.png``.
+    """Write ``count`` images of the cascade up to ``stage`` to ``folder``, and ``grid.png``; None: all of the main one.
 
     With the experiment's own evaluation seed (``seed`` None) and no ``label`` these are the first images that the
     evaluation scores, bit for bit. Settings that a search chose are used where its result is stored. Raises UserError

@@ -9,8 +9,8 @@ This package imports torch, numpy, pydantic and safetensors, nothing above it: i
 a machine that has neither Ray nor MLflow.
 
 Reading order: ``specs`` (what a stage is, in words and numbers; its parts in the other ``*_specs``), ``schedules``
-and ``process`` (the forward process and its inverse), ``augmentation``, ``losses`` and ``bound``, ``randomness`` (where
-every draw comes from), ``layers``, ``unet``, then ``adm``, ``uvit`` with ``patches`` and ``wavelets``, ``stage`` (the parts
-joined), ``training`` and ``averages`` (one step, and the weights' averages), ``samplers``, ``guidance`` and ``cascade``
-(the chain), ``checkpoints``, ``accounting`` (what it costs).
+and ``process`` (the forward process and its inverse), ``augmentation``, ``losses`` and ``bound``, ``randomness``
+(where every draw comes from), ``layers`` and ``unet``, then ``adm``, and ``uvit`` with ``patches`` and ``wavelets``,
+``stage`` (the parts joined), ``training`` and ``averages`` (one step, and the weights' averages), ``samplers``,
+``guidance`` and ``cascade`` (the chain), ``checkpoints``, ``accounting`` (what it costs).
 """
