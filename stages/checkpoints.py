@@ -29,7 +29,7 @@ from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage
 from stages.training import TrainState
 
-FORMAT = 1
+FORMAT = 2
 AVERAGES = "averages.safetensors"
 
 
