@@ -35,6 +35,7 @@ class Cost:
 def cost_of(stage: Stage, training: TrainingSpec) -> Cost:
     """What ``stage`` costs when it is trained as ``training`` says. Takes seconds and no memory to speak of."""
     with FakeTensorMode():
+        stage = Stage.build(stage.spec)  # its schedules keep tensors, which must not be fake in the caller's stage
         net = stage.new_net().train()
         counter = FlopCounterMode(display=False)
         with _saved_storages(net) as one, counter:

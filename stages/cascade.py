@@ -49,7 +49,9 @@ def low_res_input(stage: Stage, below: Rung, indices: Tensor, draws: KeyedDraws,
     if kind == "truncated" and level > 0.0:
         assert stage.low_res_schedule is not None, "only a super-resolution stage has a low-res input"
         return LowRes(below.kept[level], stage.low_res_schedule(levels))
-    return stage.low_res_for(below.images, levels, draws.normal("low-res noise", 0, indices, below.images.shape[1:]))
+    image = below.images
+    noise = draws.normal("low-res noise", 0, indices, image.shape[1:]) if level > 0.0 else torch.zeros_like(image)
+    return stage.low_res_for(image, levels, noise)
 
 
 def grid_of(stage: Stage, sampling: StageSamplingSpec) -> Tensor:

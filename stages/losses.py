@@ -26,6 +26,8 @@ def regression_error(
         truth = {"x": x, "eps": eps, "v": velocity(x, eps, logsnr)}[space]
         return output - truth
     alpha, sigma = alpha_sigma(per_image(logsnr, x))
+    if prediction == "v":  # without the detour over x, whose error is lost in float32 where there is little noise
+        return (output - velocity(x, eps, logsnr)) * (alpha if space == "eps" else -sigma)
     error_of_x = x_from(prediction, output, z, logsnr) - x
     return error_of_x if space == "x" else error_of_x * ((alpha if space == "eps" else 1.0) / sigma)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from stages.spec_base import PositiveInt, Spec, Unit, by_kind
+from stages.spec_base import PositiveInt, Share, Spec, by_kind
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -21,7 +21,7 @@ class LevelsSpec(Spec):
     blocks: tuple[Count, ...] | PositiveInt = Field(
         2, description="Residual blocks per level: one number, or one per multiplier (highest resolution first)."
     )
-    dropout: Unit = 0.0
+    dropout: Share = 0.0
     dropout_below: PositiveInt | None = Field(
         None, description="Dropout only on feature maps of at most this many px; None: on all."
     )
@@ -186,6 +186,12 @@ class UViTSpec(LevelsSpec):
     @property
     def convolutional_levels(self) -> int:
         return len(self.multipliers) - 1
+
+    @model_validator(mode="after")
+    def _every_resolution_reaches_the_output(self) -> UViTSpec:
+        if self.skips == "block" and 0 in self.blocks_per_level:
+            raise ValueError("a level of 0 blocks has no long skip, so its detail is lost; give it a block or more")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> UViTSpec:

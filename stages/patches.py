@@ -25,7 +25,8 @@ class Bands(nn.Module):
         self.transform = wavelets.inverse if inverse else wavelets.forward
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.transform(images, self.wavelet, self.levels)
+        # In float32 also under autocast: a transform is sums and differences, whose digits bf16 would lose.
+        return self.transform(images.float(), self.wavelet, self.levels)
 
 
 def way_in(channels_in: int, channels: int, *, patch: int, patching: Patching) -> nn.Module:

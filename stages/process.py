@@ -76,8 +76,9 @@ def posterior(z: Tensor, x_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> 
     """
     alpha, _ = alpha_sigma(per_image(logsnr, z))
     alpha_next, sigma_next = alpha_sigma(per_image(logsnr_next, z))
-    one_minus_r = -torch.expm1(per_image(logsnr - logsnr_next, z))
-    mean = alpha_next * ((1.0 - one_minus_r) * z / alpha + one_minus_r * x_hat)
+    gap = per_image(logsnr - logsnr_next, z)
+    one_minus_r = -torch.expm1(gap)
+    mean = alpha_next * (gap.exp() * z / alpha + one_minus_r * x_hat)
     return mean, one_minus_r * sigma_next**2
 
 
@@ -125,15 +126,14 @@ def reverse_variance(
     """Variance of the step from ``logsnr`` to ``logsnr_next`` (() or (B,)), to broadcast over ``like`` (B, C, H, W).
 
     "posterior" is beta-tilde, "beta" is beta, "learned" lies between them by the net's ``fraction`` of their logs.
-    At ``logsnr_next`` = +inf beta-tilde is ``floor`` (see ``variance_floor``); without one it is 0, and so is the
-    learned variance. Raises ValueError for a learned variance without its fraction.
+    At ``logsnr_next`` = +inf both fixed variances are ``floor`` (see ``variance_floor``), as in Improved DDPM, whose
+    decoder is so judged; without one beta-tilde is 0, and so is the learned variance, and beta is sigma^2. Raises
+    ValueError for a learned variance without its fraction.
     """
-    if kind == "beta":
-        return per_image(forward_variance(logsnr, logsnr_next), like)
     last = torch.isposinf(logsnr_next)
-    if kind == "posterior":
-        smallest = posterior_variance(logsnr, logsnr_next)
-        return per_image(smallest if floor is None else torch.where(last, floor, smallest), like)
+    if kind != "learned":
+        fixed = (forward_variance if kind == "beta" else posterior_variance)(logsnr, logsnr_next)
+        return per_image(fixed if floor is None else torch.where(last, floor, fixed), like)
     if fraction is None:
         raise ValueError("a learned variance needs the fraction that the net gives; this denoiser gives none")
     variance = learned_log_variance(fraction, logsnr, logsnr_next, 1.0 if floor is None else floor).exp()

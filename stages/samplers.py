@@ -10,7 +10,9 @@ They differ in the x_hat that they put there and in how much of eps_hat they dra
 
     ddim        x_hat as it is; a share eta^2 (1 - r) of the noise is drawn anew          order 1 (eta = 0)
     ancestral   the posterior, which is ddim with eta = 1, with a variance of choice      order 1
-    dpmpp_2m    x_hat drawn out to the middle of the step through the estimate before     order 2, one call of the net
+    dpmpp_2m    x_hat drawn out to the middle of the step through the estimate before,    order 2, one call of the net
+                no further than an even step would reach (the published formula where
+                steps do not grow)
     heun        x_hat corrected by that at the far end of the step                        order 2, two calls of the net
 
 The last step, to +inf, adds no noise and lands on the estimate itself, whichever the rule.

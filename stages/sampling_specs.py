@@ -13,7 +13,9 @@ from stages.spec_base import PositiveInt, Spec, Unit
 class StageSamplingSpec(Spec):
     """How one stage is sampled. ``level`` is the augmentation level s its low-res input is given at."""
 
-    sampler: Literal["ddim", "ancestral", "dpmpp_2m", "heun"] = "ddim"
+    sampler: Literal["ddim", "ancestral", "dpmpp_2m", "heun"] = Field(
+        "ddim", description="dpmpp_2m: DPM-Solver++(2M), cautious where steps grow; heun calls the net twice a step."
+    )
     steps: PositiveInt = 32
     eta: Unit = Field(0.0, description="Of DDIM: 0 is deterministic, 1 adds the noise of the ancestral sampler.")
     variance: Literal["posterior", "beta", "learned"] = Field(
@@ -27,7 +29,9 @@ class StageSamplingSpec(Spec):
         None, description="log-SNRs [low, high) between which guidance acts; None: everywhere."
     )
     thresholding: Literal["none", "static", "dynamic"] = Field(
-        "static", description="static: every estimate of the clean image is clipped to [-1, 1]."
+        "static",
+        description="static: every estimate of the clean image is clipped to [-1, 1]. Without, nets that predict eps "
+        "go astray where there is almost no signal: their estimate divides by alpha.",
     )
     percentile: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.995, description="Of dynamic thresholding: the share of values that stay inside the range."
@@ -42,9 +46,9 @@ class StageSamplingSpec(Spec):
 
     @property
     def net_calls(self) -> int:
-        """Evaluations of the net for one image, at most: Heun takes two per step but the last, guidance doubles them.
+        """Evaluations of the net for one image, Heun takes two per step but the last, guidance doubles them.
 
-        Guidance on an interval counts as guidance everywhere.
+        Guidance on an interval counts as guidance everywhere; a level that Heun is cut short at costs one more.
         """
         calls = 2 * self.steps - 1 if self.sampler == "heun" else self.steps
         return calls if self.guidance == 1.0 else 2 * calls

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validato
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Spec(BaseModel):

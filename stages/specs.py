@@ -14,7 +14,7 @@ from stages.loss_specs import HybridLossSpec, LossSpec, RegressionLossSpec
 from stages.net_specs import NetSpec, UNetSpec
 from stages.sampling_specs import StageSamplingSpec
 from stages.schedule_specs import CosineSchedule, ScheduleSpec, steps_of
-from stages.spec_base import PositiveInt, Spec, Unit
+from stages.spec_base import PositiveInt, Share, Spec, Unit
 from stages.training_specs import TrainingSpec, ema_decay, learning_rate_at
 
 __all__ = [
@@ -59,8 +59,8 @@ class BlurSpec(Spec):
 class NoiseSpec(Spec):
     """Gaussian conditioning augmentation, amortised: each example draws its level s uniformly from ``levels``.
 
-    s is a time of the previous stage's forward process. Truncated and non-truncated sampling use the same
-    trained weights; they differ only in how z_s comes about when sampling.
+    s is a time of the previous stage's forward process; the paper's step i of T is s = (i - 1) / (T - 1). Truncated
+    and non-truncated sampling use the same trained weights; they differ only in how z_s comes about when sampling.
     """
 
     levels: tuple[Unit, Unit] = (0.0, 0.3)
@@ -77,6 +77,9 @@ class AugmentationSpec(Spec):
 
     noise: NoiseSpec | None = None
     blur: BlurSpec | None = None
+
+
+BEYOND = 10.0  # log-SNR: how far past the ends of training an inference schedule may reach
 
 
 class StageSettings(Spec):
@@ -98,7 +101,7 @@ class StageSettings(Spec):
     loss: LossSpec = RegressionLossSpec()
     augmentation: AugmentationSpec | None = None
     upsampling: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    label_drop: Unit = Field(0.1, description="Share of examples trained without their label, for guidance.")
+    label_drop: Share = Field(0.1, description="Share of examples trained without their label, for guidance.")
     flip: bool = Field(False, description="Random horizontal flips, the same for both resolutions.")
 
     @property
@@ -127,8 +130,7 @@ class StageSettings(Spec):
         smallest = self.loss.multiscale if isinstance(self.loss, RegressionLossSpec) else None
         if smallest is not None and (self.size % smallest or (self.size // smallest).bit_count() != 1):
             raise ValueError(
-                f"loss.multiscale {smallest} does not come from {self.size} px by halving; choose "
-                f"{self.size // 2} or a half of that"
+                f"loss.multiscale {smallest} does not come from {self.size} px by halving a whole number of times"
             )
         return self
 
@@ -170,6 +172,12 @@ class StageSettings(Spec):
                 raise ValueError(
                     "sampling.schedule is another than that of training, whose steps are all the net knows "
                     "(conditioning: step); train with conditioning: gamma or logsnr"
+                )
+            (noisy, clean), own = self.schedule.ends, sampling.schedule.ends
+            if own[0] < noisy - BEYOND or own[1] > clean + BEYOND:
+                raise ValueError(
+                    f"sampling.schedule runs over log-SNR {own[0]:.3g} to {own[1]:.3g}, far beyond the {noisy:.3g} to "
+                    f"{clean:.3g} of training; bring its ends within {BEYOND:g} of them"
                 )
         elif self.times == "steps" and trained is not None and sampling.steps > trained:
             raise ValueError(f"sampling.steps {sampling.steps} is more than the {trained} steps of the schedule")

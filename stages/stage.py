@@ -67,7 +67,7 @@ class Stage:
 
     @property
     def embeds_levels(self) -> bool:
-        """Whether the net is told the augmentation level: only where it was trained on more than s = 0."""
+        """Whether the net is told the augmentation level: where it is trained with noise augmentation."""
         return self.spec.augmentation is not None and self.spec.augmentation.noise is not None
 
     def new_net(self) -> nn.Module:
@@ -115,9 +115,14 @@ class Stage:
         knots = self._knots.values.to(t.device)
         if self.spec.times == "steps":
             return knots[step].to(t.dtype)
-        noise = torch.sigmoid(-torch.cat([torch.full_like(knots[:1], torch.inf), knots]))  # 1 - gamma, from step 0 on
-        drawn = torch.lerp(noise[step], noise[step + 1], place - step).clamp_min(1e-9)
-        return torch.logit(1.0 - drawn).to(t.dtype)
+        edges, share = torch.cat([torch.full_like(knots[:1], torch.inf), knots]), place - step
+
+        def between(values: Tensor) -> Tensor:
+            return torch.lerp(values[step], values[step + 1], share)
+
+        # Both gamma and 1 - gamma are drawn between their edges, so that neither end of log-SNR loses its digits.
+        gamma, noise = between(torch.sigmoid(edges)), between(torch.sigmoid(-edges)).clamp_min(1e-9)
+        return (gamma.log() - noise.log()).to(t.dtype)
 
     def evaluate_net(self, net: Net, z: Tensor, logsnr: Tensor, label: Tensor, low_res: LowRes | None) -> Tensor:
         """Raw output of ``net`` at ``z`` (B, C, H, W): upsamples and concatenates the low-res image."""
@@ -166,10 +171,10 @@ class Stage:
             on = draws.uniform("blur", step, positions) < spec.blur.probability
             blurred = gaussian_blur(low_res, sigma, spec.blur.kernel)
             low_res = torch.where(on.reshape(-1, 1, 1, 1), blurred, low_res)
+        if not self.embeds_levels:
+            return self.low_res_for(low_res, low_res.new_zeros(len(low_res)), torch.zeros_like(low_res))
         low, high = self.spec.trained_levels()
         level = low + (high - low) * draws.uniform("aug level", step, positions)
-        if high == 0.0:
-            level = torch.zeros_like(level)
         return self.low_res_for(low_res, level, draws.normal("aug noise", step, positions, low_res.shape[1:]))
 
     def loss(

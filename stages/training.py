@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,22 @@ class Batch:
     positions: Tensor  # (B,) int64: places in the global batch
 
 
+@contextmanager
+def keyed_dropout(net: nn.Module, draws: KeyedDraws, step: int, positions: Tensor) -> Iterator[None]:
+    """Dropout masks as a function of the step and of the first of ``positions`` (B,); torch's generators are put back.
+
+    So a step that is run again, by whichever rank, drops the same; but masks are torch's own draws, over a whole slice
+    at once, so (unlike every other draw) they depend on how the global batch is cut into slices.
+    """
+    if not any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in net.modules()):
+        yield
+        return
+    words = draws.words("dropout", step, positions[:1].cpu(), 2)
+    with torch.random.fork_rng(devices=[positions.device] if positions.is_cuda else []):
+        torch.manual_seed(int(words[0, 0]) << 31 ^ int(words[0, 1]))
+        yield
+
+
 def train_step(
     stage: Stage, state: TrainState, batch: Batch, *, model: Net | None = None, training: TrainingSpec, seed: int
 ) -> StepReport:
@@ -79,14 +96,15 @@ def train_step(
 
     ``model`` is the net as it is called (a DistributedDataParallel wrapper, a compiled net); gradients end up
     in ``state.net``. Every draw is keyed by (seed, stage, step, position), so the result does not depend on
-    which rank holds which slice.
+    which rank holds which slice (with dropout: on the slices alone, see ``keyed_dropout``).
     """
     draws = KeyedDraws(seed, stage.spec.name)
     model = state.net if model is None else model
     rate = learning_rate_at(training, state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+    autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    with autocast, keyed_dropout(state.net, draws, state.step, batch.positions):
         losses = stage.loss(model, batch.images, batch.labels, draws, state.step, batch.positions, training.batch_size)
     loss = losses.mean()
     state.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""How one stage is trained. Nothing here depends on the total number of steps, so more steps continue a run."""
+"""Descriptions of training: steps, batch, optimizer, averages of the weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.spec_base import PositiveInt, Spec, Unit
+from stages.spec_base import PositiveInt, Share, Spec
 
 # Of a power-function average: the width of its profile over the time trained; that of the plain mean is 0.2887.
 RelativeWidth = Annotated[float, Field(gt=0.0, lt=0.29)]
+
+
+# Rebuilding solves a dense system of as many unknowns as averages are stored.
+MOST_STORED = 500
 
 
 class AveragesSpec(Spec):
@@ -37,11 +41,20 @@ class TrainingSpec(Spec):
         None, description="From this step the rate falls as sqrt(decay_after / step); None keeps it constant."
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[Unit, Unit] = (0.9, 0.99)
+    betas: tuple[Share, Share] = (0.9, 0.99)
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the averaged weights, warmed up.")
     averages: AveragesSpec | None = Field(None, description="Stored averages that make the EMA length a late choice.")
     precision: Literal["f32", "bf16"] = "f32"
+
+    @model_validator(mode="after")
+    def _averages_are_few(self) -> TrainingSpec:
+        if self.averages is not None and self.steps > MOST_STORED * self.averages.every:
+            raise ValueError(
+                f"averages.every {self.averages.every} stores more than {MOST_STORED} pairs in {self.steps} steps; "
+                f"raise it to {-(-self.steps // MOST_STORED)} or more"
+            )
+        return self
 
     def check_ema_length(self, length: float) -> None:
         """Raise ValueError when an average of relative width ``length`` cannot be rebuilt after such a training."""

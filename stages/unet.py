@@ -1,8 +1,9 @@
 """The U-Net of DDPM and its successors, conditioned on noise level, class and augmentation level.
 
-Down: at each level residual blocks, then a 2x mean pool. Middle: block, attention, block. Up: nearest
-doubling, then residual blocks that read the outputs of the way down. Images may enter shrunk (``patches``),
-which keeps wide images cheap. This is the simplest of the nets; ``adm`` is the one of the large published models.
+Down: at each level residual blocks, then a 2x mean pool. Middle: block, attention where the lowest level has it,
+block. Up: nearest doubling, then residual blocks that read the outputs of the way down. Images may enter shrunk
+(``patches``), which keeps wide images cheap. This is the simplest of the nets; ``adm`` is the one of the large
+published models.
 """
 
 from __future__ import annotations

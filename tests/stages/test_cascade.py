@@ -192,9 +192,9 @@ def test_what_a_level_means_is_said_by_the_schedule_of_training(stages: list[Tra
     grid, stop = grid_of(stages[0].stage, own), build_schedule(CosineSchedule(), 4)(level)
     assert grid[0] < stop < grid[-2]
     assert set(rung.kept) == {0.3}
-    short = StageSamplingSpec.model_validate({"steps": 5, "schedule": {"kind": "piecewise", "logsnr": [9.0, 5.0]}})
+    short = StageSamplingSpec.model_validate({"steps": 5, "schedule": {"kind": "piecewise", "logsnr": [9.0, -3.5]}})
     with pytest.raises(ValueError, match="outside the sampling grid"):
-        sample_stage(stages[0], short, indices, indices % 3, None, seed=0, keep=[0.3])
+        sample_stage(stages[0], short, indices, indices % 3, None, seed=0, keep=[0.95])
 
 
 def test_a_learned_variance_reaches_the_sampler() -> None:

@@ -21,14 +21,16 @@ from stages.specs import (
     learning_rate_at,
 )
 from stages.stage import Stage
-from stages.training import Batch, TrainState, train_step, update_average
+from stages.training import Batch, TrainState, keyed_dropout, train_step, update_average
 
 TRAINING = TrainingSpec(steps=6, batch_size=8, learning_rate=2e-3, warmup=2, ema=0.9)
 
 
 def stage_of(kind: str) -> Stage:
     net = UNetSpec(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_width=8)
-    if kind == "base":
+    if kind == "dropout":
+        net = net.model_copy(update={"dropout": 0.2})
+    if kind in ("base", "dropout"):
         return Stage.build(StageSpec(name="base", size=8, classes=3, net=net))
     augmentation = AugmentationSpec(noise=NoiseSpec(levels=(0.0, 0.4)), blur=BlurSpec())
     return Stage.build(
@@ -104,7 +106,25 @@ def test_gradient_of_two_ranks_is_that_of_one() -> None:
     torch.testing.assert_close(both, gradient(torch.arange(8)), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["base", "sr"])
+def test_dropout_differs_from_step_to_step_and_leaves_torchs_generator_alone() -> None:
+    stage, plain = stage_of("dropout"), stage_of("base")
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    dropped, kept = run(stage, 3)[1], run(plain, 3)[1]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert dropped[1:] != kept[1:]
+    draws, net, one = KeyedDraws(0, "base"), torch.nn.Dropout(0.5), torch.ones(64)
+
+    def mask(step: int, first: int) -> torch.Tensor:
+        with keyed_dropout(net, draws, step, torch.tensor([first])):
+            return net(one)
+
+    assert torch.equal(mask(0, 0), mask(0, 0))
+    assert not torch.equal(mask(0, 0), mask(1, 0))
+    assert not torch.equal(mask(0, 0), mask(0, 8))
+
+
+@pytest.mark.parametrize("kind", ["base", "sr", "dropout"])
 def test_a_run_cut_at_any_step_ends_in_the_same_bits(kind: str, tmp_path: Path) -> None:
     stage = stage_of(kind)
     straight, losses = run(stage, 6)
