@@ -34,8 +34,8 @@ class Cost:
 
 def cost_of(stage: Stage, training: TrainingSpec) -> Cost:
     """What ``stage`` costs when it is trained as ``training`` says. Takes seconds and no memory to speak of."""
+    stage = Stage.build(stage.spec)  # its schedules keep tensors, which must not become fake in the caller's
     with FakeTensorMode():
-        stage = Stage.build(stage.spec)  # its schedules keep tensors, which must not be fake in the caller's stage
         net = stage.new_net().train()
         counter = FlopCounterMode(display=False)
         with _saved_storages(net) as one, counter:

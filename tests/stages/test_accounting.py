@@ -85,3 +85,10 @@ def test_a_net_of_billions_is_counted_in_seconds() -> None:
     began = time.monotonic()
     assert cost_of(stage_of(size=64, net=net), TRAINING).parameters > 2e9
     assert time.monotonic() - began < 60
+
+
+def test_counting_leaves_the_stage_usable() -> None:
+    stage = stage_of(schedule={"kind": "linear_beta"}, times="steps", conditioning="step")
+    cost_of(stage, TRAINING)
+    assert float(stage.noise_input(stage.training_logsnr(torch.zeros(1)))) == pytest.approx(0.0, abs=1e-3)
+    cost_of(stage, TRAINING)

@@ -75,3 +75,11 @@ def test_noise_augmentation_is_the_forward_process_of_the_stage_below_at_each_le
         logsnr = schedule(level[i])
         expected = torch.sigmoid(logsnr).sqrt() * images[i] + torch.sigmoid(-logsnr).sqrt() * eps[i]
         torch.testing.assert_close(noised[i], expected)
+
+
+def test_blur_keeps_its_digits_under_autocast() -> None:
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sigma = torch.full((4,), 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        blurred = gaussian_blur(images, sigma, 3)
+    assert torch.equal(blurred, gaussian_blur(images, sigma, 3))

@@ -94,17 +94,21 @@ def test_levels_are_drawn_per_example_over_the_range() -> None:
     assert len(found.aug_logsnr.unique()) > 390
 
 
-def test_flips_turn_both_resolutions_together() -> None:
+@pytest.mark.parametrize("flip", [False, True])
+def test_flips_turn_half_the_images_and_both_resolutions_together(flip: bool) -> None:
     # A net that answers with the upsampled low-res image sees exactly the x it is judged on, flipped or not.
-    stage = Stage.build(super_resolution(flip=True, prediction="x", loss={"space": "x"}, upsampling="nearest"))
-    ramp = torch.linspace(-1, 1, 4).repeat_interleave(2).expand(16, 3, 8, 8)  # constant over each low-res pixel
+    stage = Stage.build(super_resolution(flip=flip, prediction="x", loss={"space": "x"}, upsampling="nearest"))
+    ramp = torch.linspace(-1, 1, 4).repeat_interleave(2).expand(64, 3, 8, 8)  # constant over each low-res pixel
+    falling = 0
 
     def copy(images: torch.Tensor, noise: torch.Tensor, label: torch.Tensor, aug: torch.Tensor | None) -> torch.Tensor:
-        del noise, label, aug
+        nonlocal falling
+        falling = int((images[:, 3, 0, -1] < images[:, 3, 0, 0]).sum())
         return images[:, 3:]
 
-    loss = stage.loss(copy, ramp, torch.zeros(16, dtype=torch.int64), KeyedDraws(0, "sr"), 0, torch.arange(16), 16)
+    loss = stage.loss(copy, ramp, torch.zeros(64, dtype=torch.int64), KeyedDraws(0, "sr"), 0, torch.arange(64), 64)
     assert torch.all(loss < 1e-10)
+    assert 16 < falling < 48 if flip else falling == 0
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -139,7 +143,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_on_its_loss(method: str) -> None:
+def test_the_loss_of_every_method_falls_in_training(method: str) -> None:
     stage = Stage.build(spec_of(**METHODS[method]))
     training = TrainingSpec(steps=60, batch_size=16, learning_rate=5e-3, warmup=5, ema=0.9)
     state = TrainState.start(stage, training, seed=0)
