@@ -16,7 +16,7 @@ import typer
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.plans import print_reckoning
 from jobs.serving import show_runs
-from jobs.work import Manner, make_data, require_stage, towards, work
+from jobs.work import Manner, command_of, make_data, require_stage, towards, work
 from pipeline.events import Events
 from pipeline.experiment_spec import Experiment
 
@@ -94,7 +94,13 @@ def run(
 
     Example: [cyan]rayfall run jobs/experiments/demo.yaml --set seed=1[/cyan]
     """
-    work("run", experiment, settings, Manner(as_json, debug, dry_run), towards("report"))
+    work(
+        "run",
+        experiment,
+        settings,
+        Manner(as_json, debug, dry_run),
+        towards("report", command=command_of("run", experiment, settings)),
+    )
 
 
 @app.command()
@@ -209,7 +215,7 @@ def report(
         del events  # nothing here takes long
         from pipeline import workflow
 
-        return workflow.make_report(resolved, path=out)
+        return workflow.make_report(resolved, path=out, command=command_of("run", experiment, settings))
 
     work("report", experiment, settings, Manner(as_json, debug), write)
 

@@ -48,6 +48,8 @@ def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
             print_cascades(console, value)
         elif name == "search":
             print_search(console, value)
+        elif name == "chosen" and value:
+            _line(console, name, _settings(value))
         elif name == "computed":
             _line(console, name, f"{len(value)} nodes" if value else "nothing, everything was stored")
         elif name == "seconds":
@@ -101,10 +103,10 @@ def print_search(console: Console, search: Mapping[str, Any]) -> None:
         for point in found["points"]:
             oracle = (point.get("oracle") or {}).get("fid")
             chained = {key: value for key, value in point.get("chained", {}).items() if key != "per_class"}
-            name = ", ".join(f"{path.split('.')[-1]} {_text(value)}" for path, value in point["settings"].items())
+            name = ", ".join(f"{path.split('.')[-1]} {_setting(value)}" for path, value in point["settings"].items())
             rows[name] = {**chained, "oracle fid": oracle, "error": point["error"]}
         _table(console, f"{found['stage']}, by {found['metric']}", rows)
-    _line(console, "chosen", _text(search["chosen"]))
+    _line(console, "chosen", _settings(search["chosen"]))
 
 
 def _line(console: Console, name: str, text: str) -> None:
@@ -121,6 +123,17 @@ def _table(console: Console, title: str, rows: Mapping[str, Mapping[str, Any]]) 
     for name, row in rows.items():
         table.add_row(escape(name), *(escape(_text(row.get(column))) for column in columns))
     console.print(table)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} {_setting(value)}" for path, value in settings.items())
+
+
+def _setting(value: Any) -> str:
+    """A setting as YAML has it: what is null or false was chosen so, and is not absent."""
+    if isinstance(value, str | float):
+        return _text(value)
+    return json.dumps(value).replace('"', "")
 
 
 def _text(value: Any) -> str:

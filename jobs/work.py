@@ -5,6 +5,7 @@ Imports stand inside the functions: reading an experiment and refusing it needs 
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,15 +70,24 @@ def _page() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
-def towards(goal: Goal, only: Sequence[str] = ()) -> Call:
-    """The call that computes what is missing up to ``goal``; ``only`` names the stages to train."""
+def command_of(command: str, file: Path, settings: Sequence[str] | None) -> str:
+    """What a person would type to do the same again: for the report."""
+    return shlex.join(["rayfall", command, str(file), *(part for one in settings or () for part in ("--set", one))])
+
+
+def towards(goal: Goal, only: Sequence[str] = (), *, command: str | None = None) -> Call:
+    """The call that computes what is missing up to ``goal``; ``only`` names the stages to train.
+
+    ``command`` is what the report says that it was made by (``command_of``).
+    """
+    told = {} if command is None else {"command": command}
 
     def call(experiment: Experiment, events: Events) -> Mapping[str, Any]:
         for name in only:
             require_stage(experiment, name, "--only")
         from pipeline import workflow
 
-        return workflow.run(experiment, goal, events=events, only=tuple(only))
+        return workflow.run(experiment, goal, events=events, only=tuple(only), **told)
 
     return call
 

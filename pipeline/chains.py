@@ -23,6 +23,8 @@ def check_chains(chains: Chains, stages: Sequence[str]) -> None:
         where = f"cascades.{cascade}"
         if unknown := [name for name in chain if name not in stages]:
             raise ValueError(f"{where}: there is no stage {unknown[0]!r}; stages are {', '.join(stages)}")
+        if twice := [name for number, name in enumerate(chain) if name in chain[:number]]:
+            raise ValueError(f"{where} names {twice[0]} twice; a stage stands in a cascade once")
         for low, high in pairwise(chain):
             if stages.index(low) >= stages.index(high):
                 raise ValueError(f"{where}: {high} comes after {low}, so it must come after it under stages too")

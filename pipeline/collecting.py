@@ -21,8 +21,11 @@ from pipeline.outcome import SCORES, Outcome, cascades_of, git_revision
 from pipeline.report_parts import BoundScores, CascadeRow, NodeRow, Report, Restoration, Scores, StageSection
 
 
-def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
-    """The report of ``outcome``. ``computed`` names the nodes of this very run, ``created`` is seconds since 1970."""
+def collect(outcome: Outcome, computed: set[str], *, created: float, command: str) -> Report:
+    """The report of ``outcome``, made by ``command``.
+
+    ``computed`` names the nodes of this very run, ``created`` is seconds since 1970.
+    """
     experiment, declared = outcome.experiment, outcome.declared
     manifest = load_manifest(data_folder(outcome.results["data"].folder))
     moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
@@ -30,7 +33,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float) -> Report:
         title=declared.name if not declared.description else f"{declared.name}: {declared.description}",
         created=moment,
         revision=git_revision(),
-        command=f"rayfall run jobs/experiments/{declared.name}.yaml",
+        command=command,
         notes=_notes(experiment, manifest) + search_notes(outcome),
         dataset={
             "name": manifest.source.name,

@@ -49,11 +49,16 @@ def search_notes(outcome: Outcome) -> list[str]:
     rounds = outcome.search.summary["rounds"] if outcome.search else []
     return [
         f"The search at {found['stage']} chose "
-        + ", ".join(f"{path} = {found['chosen'][path]}" for path in _searched(found))
+        + ", ".join(f"{path} = {_setting(found['chosen'][path])}" for path in _searched(found))
         + f" of {len(found['points'])} trials by {found['metric']}."
         for found in rounds
         if _searched(found) and not _is_of_levels(found)
     ]
+
+
+def _setting(value: Any) -> str:
+    """As YAML has it: null is a choice, too."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _sampling(outcome: Outcome, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.classifier_spec import ClassifierSpec
+from pipeline.seeds import Seed
 from stages.specs import PositiveInt, Spec
 
 
@@ -41,7 +42,7 @@ class EvaluationSpec(Spec):
     block: PositiveInt = Field(
         64, description="Images per canonical block; it changes the last bits, so it is digested."
     )
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["f32", "bf16"] = "f32"
     neighbours: PositiveInt = Field(3, description="k of precision and recall.")
     scorer: Annotated[ClassifierScorer | InceptionScorer, Field(discriminator="kind")] = ClassifierScorer()

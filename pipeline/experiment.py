@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
-from pipeline.experiment_spec import Experiment, first_message
-from pipeline.search_spec import combinations
+from pipeline.experiment_spec import Experiment
+from pipeline.search_spec import Values, combinations, listed
+from pipeline.sentences import first_message, located
 
 CHECKED_TRIALS = 500  # of a round of a search; larger searches are checked at their corners
 
@@ -32,15 +34,7 @@ def digest_of(value: Any) -> str:
 def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """Read, override (``a.b=c``, c as YAML) and validate. Raises UserError naming file, line and path."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"there is no experiment file {path}; experiments that ship with Rayfall are in jobs/experiments"
-        )
-    try:
-        document = YAML(typ="rt").load(path.read_text())
-    except MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    document = _document(path)
     if not isinstance(document, dict):
         raise UserError(f"{path}: an experiment is a mapping of settings, such as `name: demo`")
     data = _plain(document)
@@ -50,8 +44,32 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         experiment = Experiment.model_validate(data)
         _check_search(experiment)
     except ValidationError as error:
-        raise UserError(_sentence(path, document, data, error)) from error
+        raise UserError(located(path, document, data, error)) from error
     return experiment
+
+
+def _document(path: Path) -> Any:
+    """The file as ruamel reads it, with the lines of its keys."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name an experiment file in it")
+    if not path.is_file():
+        raise UserError(
+            f"there is no experiment file {path}; experiments that ship with Rayfall are in jobs/experiments"
+        )
+    try:
+        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text from byte {error.start} on; an experiment is a YAML file") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {_problem(error)}") from error
+
+
+def _problem(error: YAMLError) -> str:
+    """What the parser says, without its picture of the place."""
+    return getattr(error, "problem", None) or str(error).strip().splitlines()[0]
 
 
 def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
@@ -71,8 +89,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {_problem(error)}") from error
     _set(data, path.strip(), value)
 
 
@@ -98,12 +116,17 @@ def _check_search(experiment: Experiment) -> None:
     search = experiment.search
     if search is None:
         return
-    for path in search.space:
+    for path, distribution in search.space.items():
         section, _, rest = path.partition(".")
-        if search.mode == "stagewise" and (section != "stages" or rest.split(".")[0] not in experiment.stages):
+        if section != "stages" or rest.split(".")[0] not in experiment.stages:
             raise UserError(
-                f"search.space {path}: a stagewise search takes paths that begin with stages.<name>; "
+                f"search.space {path}: a search takes paths that begin with stages.<name>; "
                 f"stages are {', '.join(experiment.names)}"
+            )
+        if not isinstance(distribution, Values) and _is_whole(experiment, path, *listed(distribution)):
+            raise UserError(
+                f"search.space {path}: this setting is a whole number, and a range gives fractions; list its values, "
+                "as in {values: [8, 16, 32]}"
             )
     for _, paths in search.rounds(experiment.names, experiment.last):
         for settings in combinations({path: search.space[path] for path in paths}, CHECKED_TRIALS):
@@ -115,12 +138,34 @@ def _check_search(experiment: Experiment) -> None:
                 raise UserError(f"search.space {told}: {mistake}")
 
 
+def _is_whole(experiment: Experiment, path: str, low: float, high: float) -> bool:
+    """Whether a setting refuses a fraction between ``low`` and ``high``, whose ends may be whole by chance."""
+    try:
+        with_settings(experiment, {path: low + (high - low) / math.pi})
+    except ValidationError as error:
+        return error.errors()[0]["type"] == "int_from_float"
+    return False
+
+
 def _mistake(experiment: Experiment, settings: Mapping[str, Any]) -> str | None:
     try:
-        with_settings(experiment, settings)
+        changed = with_settings(experiment, settings).model_dump(mode="json", include={"stages"})
     except ValidationError as error:
         return first_message(error)
+    for path, value in settings.items():
+        made = changed
+        for key in path.split("."):
+            made = made[key]
+        if _converted(value, made):
+            return f"the setting is {json.dumps(made)} then; write it so, without quotes"
     return None
+
+
+def _converted(given: Any, made: Any) -> bool:
+    """Whether reading a setting makes another value of it, such as 0.1 of "0.1": a search would show what was given."""
+    if isinstance(given, dict):
+        return any(_converted(value, made[key]) for key, value in given.items())
+    return isinstance(given, str | bool) and (type(given) is not type(made) or given != made)
 
 
 def _plain(node: Any) -> Any:
@@ -133,27 +178,3 @@ def _plain(node: Any) -> Any:
         if isinstance(node, kind):
             return kind(node)
     return node
-
-
-def _sentence(path: Path, document: Any, data: Any, error: ValidationError) -> str:
-    """One sentence for the first mistake: file, line, dotted path, what is wrong.
-
-    ``data`` is the document with the overrides applied; a setting that only an override gave has no line.
-    """
-    first = error.errors()[0]
-    line, trail = None, []
-    for key in first["loc"]:
-        inside = key in data if isinstance(data, dict) else isinstance(data, list) and isinstance(key, int)
-        if inside:
-            data = data[key]
-            trail.append(str(key))
-        elif first["type"] == "missing" and key == first["loc"][-1]:
-            trail.append(str(key))
-        if isinstance(document, dict) and key in document:
-            line = document.lc.key(key)[0] + 1  # type: ignore[attr-defined]
-            document = document[key]
-    where = f"{path}:{line}" if line else str(path)
-    text = "this setting is missing" if first["type"] == "missing" else first_message(error)
-    given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
-    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {'.'.join(trail) + ': ' if trail else ''}{text}{given}{others}"

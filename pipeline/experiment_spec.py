@@ -1,76 +1,28 @@
-"""What an experiment is: frozen, validated descriptions, and the checks of stages against each other.
+"""What an experiment is: frozen, validated descriptions.
 
-Its sections on evaluation and search stand in files of their own; ``pipeline.experiment`` reads one from YAML.
+Its sections on data, evaluation and search stand in files of their own, as do the checks of its parts against each
+other (``pipeline.agreement``); ``pipeline.experiment`` reads one from YAML.
 Nothing here imports torch, Ray, MLflow or YAML.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.agreement import check_bound, check_counts, check_seeds, check_stage, check_truncation
 from pipeline.chains import Chains, below_in, check_chains
+from pipeline.data_spec import DataSpec
 from pipeline.evaluation_spec import EvaluationSpec
-from pipeline.search_spec import SearchSpec, Values
+from pipeline.search_spec import SearchSpec, values_at
+from pipeline.seeds import Seed
+from pipeline.sentences import first_message
 from stages.schedule_specs import steps_of
 from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-def first_message(error: ValidationError) -> str:
-    """What is wrong first, without pydantic's frame."""
-    first = error.errors()[0]
-    if first["type"] == "union_tag_not_found":
-        return "there are several kinds of this; say which, as in `kind: ...`"
-    if first["type"] == "union_tag_invalid":
-        tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
-        nearest = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
-        return f"there is no kind {tag!r}; " + (
-            f"did you mean {nearest[0]!r}?" if nearest else f"kinds are {', '.join(known)}"
-        )
-    return str(first["msg"]).removeprefix("Value error, ")
-
-
-class DrawnData(Spec):
-    """The procedural data set that the product draws itself."""
-
-    kind: Literal["drawn"]
-    size: Annotated[int, Field(ge=8, le=64)] = 32
-    train: PositiveInt = 20000
-    val: PositiveInt = 4000
-    seed: int = 0
-
-
-class ExpectedData(Spec):
-    """What a data set will hold that is not there yet: enough to plan with."""
-
-    train: PositiveInt
-    classes: PositiveInt
-
-
-class ImageData(Spec):
-    """A class-per-folder tree of images or a tar of one, ingested on first use."""
-
-    kind: Literal["images"]
-    source: Path
-    size: PositiveInt
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Held out when there is no val/ folder.")
-    expects: ExpectedData | None = Field(None, description="For a plan made before the data set is there.")
-
-
-class ShardData(Spec):
-    """A folder that ``rayfall ingest`` wrote."""
-
-    kind: Literal["shards"]
-    path: Path
-    expects: ExpectedData | None = Field(None, description="For a plan made before the data set is there.")
-
-
-DataSpec = Annotated[DrawnData | ImageData | ShardData, Field(discriminator="kind")]
 
 
 class StageConfig(StageSettings):
@@ -111,7 +63,7 @@ class Experiment(Spec):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: str = ""
-    seed: int = 0
+    seed: Seed = 0
     store: Path = Path("rayfall-store")
     data: DataSpec
     stages: dict[Name, StageConfig] = Field(min_length=1)
@@ -130,50 +82,20 @@ class Experiment(Spec):
     def _stages_fit(self) -> Experiment:
         check_chains(self.chains, self.names)
         for name in self.stages:
-            self._check_stage(name)
+            check_stage(self, name)
             try:
                 self.stage_spec(name, classes=1)
             except ValidationError as error:
                 raise ValueError(f"stages.{name}: {first_message(error)}") from error
-        self._check_bound()
+            check_truncation(self, name)
+        check_bound(self)
+        check_counts(self)
+        check_seeds(self)
         if self.search is not None and self.search.mode == "joint" and len(self.chains) > 1:
             raise ValueError(
                 f"search.mode joint scores the end of one cascade, and there are {len(self.chains)}; use stagewise"
             )
         return self
-
-    def _check_stage(self, name: str) -> None:
-        stage = self.stages[name]
-        below = self.below(name)
-        if below is None and stage.low_res_size is not None:
-            raise ValueError(f"stages.{name}: the first stage has no low-res input; remove low_res_size")
-        if below is not None and stage.low_res_size != self.stages[below].size:
-            raise ValueError(
-                f"stages.{name}: low_res_size is {stage.low_res_size}, but the stage below, "
-                f"{below}, makes {self.stages[below].size} px"
-            )
-        if not isinstance(self.data, ShardData) and self.data.size % stage.size:
-            raise ValueError(f"stages.{name}: images of {self.data.size} px do not shrink evenly to {stage.size} px")
-        if self.resources.workers and stage.training.batch_size % self.resources.workers:
-            raise ValueError(
-                f"stages.{name}.training.batch_size {stage.training.batch_size} does not divide among "
-                f"{self.resources.workers} workers"
-            )
-
-    def _check_bound(self) -> None:
-        bound = self.evaluation.bound
-        if bound is None:
-            return
-        if not self.bounded:
-            raise ValueError(
-                "evaluation.bound needs a stage whose schedule has T steps (linear_beta or cosine_beta), and no stage "
-                "has one; remove bound"
-            )
-        for name, steps in self.bounded.items():
-            if bound.steps is not None and bound.steps > steps:
-                raise ValueError(
-                    f"evaluation.bound.steps {bound.steps} is more than the {steps} steps of stages.{name}"
-                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -216,20 +138,19 @@ class Experiment(Spec):
         low = None if below is None else self.stages[below].schedule
         return StageSpec(name=name, classes=classes, low_res_schedule=low, **fields)
 
-    def kept_levels(self, name: str) -> tuple[float, ...]:
-        """Truncation levels of stage ``name`` that anything in this experiment may ask for, ascending.
+    def kept_levels(self, name: str, *, searched: bool) -> tuple[float, ...]:
+        """Truncation levels of stage ``name`` that the stages above it ask for, ascending.
 
-        All are kept in one pass, so that no trial of a search needs another base trajectory.
+        With ``searched`` all that a search lists are among them: they are kept in one pass, so that no trial needs
+        another trajectory of the stage below. Without, a longer list leaves the final samples as they are.
         """
-        return tuple(sorted({level for above in self.above(name) for level in self._truncations(above)}))
+        return tuple(sorted({level for above in self.above(name) for level in self._truncations(above, searched)}))
 
-    def _truncations(self, name: str) -> set[float]:
+    def _truncations(self, name: str, searched: bool) -> set[float]:
         """Levels above 0 at which stage ``name`` may cut short the chain of the stage below it."""
         sampling = self.stages[name].sampling
-        levels, kinds = {sampling.level}, {sampling.augmentation}
-        space = self.search.space if self.search else {}
-        for path, found in (("level", levels), ("augmentation", kinds)):
-            distribution = space.get(f"stages.{name}.sampling.{path}")
-            if isinstance(distribution, Values):
-                found.update(distribution.values)  # type: ignore[arg-type]
-        return {level for level in levels if level > 0} if "truncated" in kinds else set()
+        levels, kinds = [sampling.level], [sampling.augmentation]
+        if searched and self.search is not None:
+            levels += values_at(self.search.space, f"stages.{name}.sampling.level")
+            kinds += values_at(self.search.space, f"stages.{name}.sampling.augmentation")
+        return {float(level) for level in levels if level > 0} if "truncated" in kinds else set()

@@ -91,7 +91,7 @@ class Nodes(TrainedNodes):
             "block": evaluation.block,
             "seed": self._seed,
             "precision": evaluation.precision,
-            "keep": [] if oracle else list(self.experiment.kept_levels(name)),
+            "keep": [] if oracle else list(self.experiment.kept_levels(name, searched=self.trial)),
         }
 
     def chained(self, name: str) -> Node:
@@ -177,17 +177,31 @@ class Nodes(TrainedNodes):
         nodes += [self.restoration(name) for name in upper]
         return nodes + ([self.bound(name) for name in experiment.bounded] if experiment.evaluation.bound else [])
 
+    def trial_targets(self, stage: str) -> list[Node]:
+        """What a trial computes: scores of the prefix that ends with ``stage``, chained and with the oracle."""
+        assert self.trial, "trials have samples of their own"
+        targets = [self.scores("chained", stage)]
+        return targets if self.experiment.below(stage) is None else [*targets, self.scores("oracle", stage)]
+
     def search(self) -> Node:
-        """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training."""
-        experiment = self.experiment
+        """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training.
+
+        Its settings are all that a trial reads: what it computes, by digest, and how the stages are sampled, of which
+        some matters only beside what a trial changes.
+        """
+        experiment, nodes = self.experiment, Nodes(self.experiment, trial=True)
         assert experiment.search is not None, "an experiment without a search section has no search node"
-        config = experiment.model_dump(
-            mode="json", include={"seed": True, "stages": True, "search": True, "evaluation": {"samples", "seed"}}
-        )
-        if experiment.cascades is not None:
-            config["cascades"] = {name: list(chain) for name, chain in experiment.cascades.items()}
-        nodes = Nodes(experiment, trial=True)
-        inputs = {f"train {name}": self.train(name) for name in experiment.names}
-        inputs |= {f"real {name}": nodes.real_scores(name) for name in experiment.names}
+        search = experiment.search
+        ends = [stage for stage, _ in search.rounds(experiment.names, experiment.last)]
+        read = [name for name in experiment.names if any(name in experiment.chain(end) for end in ends)]
+        unread = {"concurrency", *(["trials"] if search.algorithm == "grid" else [])}
+        config = {
+            "search": search.model_dump(mode="json", exclude=unread),
+            "trials": {end: [node.digest for node in nodes.trial_targets(end)] for end in ends},
+            "sampling": {name: experiment.stages[name].sampling.model_dump(mode="json") for name in read},
+        }
+        inputs = {f"train {name}": self.train(name) for name in read}
+        sizes = {experiment.stages[end].size for end in ends}
+        inputs |= {f"real {size}": nodes.real("train", size) for size in sizes}
         context = {**self._context, "experiment": experiment.model_dump(mode="json")}
         return self._node("search", "pipeline.search:search_stages", config, inputs=inputs, context=context, cpus=0)

@@ -1,4 +1,7 @@
-"""What an experiment would cost, before anything is started: ``rayfall plan``. Nothing is read but manifests.
+"""What an experiment would cost, before anything is started: ``rayfall plan``.
+
+Of the data set its manifest is read, where there is one; to find that of a source of images the source is identified,
+which lists a folder and reads an archive once.
 
 GPU-hours are FLOPs over (a GPU's dense bf16 peak times a utilisation that the reader states): a reckoning, no
 measurement. Sizes on disk are those of the manifest where the data set exists, else bounds from raw pixels.
@@ -12,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.dag import stored
+from pipeline.data_spec import DrawnData, ShardData
 from pipeline.datasets import SHARD_SIZE, data_folder
 from pipeline.drawn import CLASSES
 from pipeline.errors import UserError
-from pipeline.experiment_spec import DrawnData, Experiment, ShardData
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.experiment_spec import Experiment
+from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 
@@ -156,7 +160,8 @@ def _manifest(experiment: Experiment) -> Manifest | None:
     """The manifest of the experiment's data set, None while there is no data set."""
     data = experiment.data
     if isinstance(data, ShardData):
-        return load_manifest(data.path) if data.path.exists() else None
+        there = data.path.is_file() or (data.path / MANIFEST_NAME).exists()
+        return load_manifest(data.path) if there else None
     if not isinstance(data, DrawnData) and not data.source.exists():
         return None
     found = stored(Nodes(experiment).data, open_storage(experiment.store))

@@ -86,8 +86,13 @@ def sample_block(config: Mapping[str, Any], inputs: Mapping[str, str], threads: 
         keep=config["keep"],
         precision=config["precision"],
     )
-    kept = {f"kept-{level:g}": z.numpy() for level, z in rung.kept.items()}
+    kept = {kept_name(level): z.numpy() for level, z in rung.kept.items()}
     return {"images": rung.images.numpy(), "labels": labels.numpy(), **kept}
+
+
+def kept_name(level: float) -> str:
+    """The array of z_s at ``level``; all digits of it, so that no two levels share one."""
+    return f"kept-{float(level)!r}"
 
 
 @lru_cache(maxsize=4)  # a search over the EMA length reads one stage with many weights
@@ -105,7 +110,7 @@ def _stored_rung(folder: Path, start: int, config: Mapping[str, Any]) -> Rung:
         return torch.from_numpy(np.concatenate([part, np.repeat(part[:1], block - len(part), axis=0)]))
 
     truncated = config["sampling"]["augmentation"] == "truncated" and level > 0
-    return Rung(read("images"), {level: read(f"kept-{level:g}")} if truncated else {})
+    return Rung(read("images"), {level: read(kept_name(level))} if truncated else {})
 
 
 def _real_rung(result: Path, trained: TrainedStage, indices: torch.Tensor) -> tuple[Rung, torch.Tensor]:

@@ -60,9 +60,7 @@ def rounds_of(experiment: Experiment) -> list[tuple[str, list[str]]]:
 
 def targets_of(experiment: Experiment, stage: str) -> list[Node]:
     """What a trial computes: scores of the prefix that ends with ``stage``, chained and with the oracle."""
-    nodes = Nodes(experiment, trial=True)
-    targets = [nodes.scores("chained", stage)]
-    return targets if experiment.below(stage) is None else [*targets, nodes.scores("oracle", stage)]
+    return Nodes(experiment, trial=True).trial_targets(stage)
 
 
 def shared_nodes(trials: Sequence[Sequence[Node]]) -> list[Node]:
@@ -86,6 +84,9 @@ def run_trial(experiment: Experiment, stage: str, settings: Mapping[str, Any]) -
     oracle = found.get(f"scores/oracle/{stage}")
     assert experiment.search is not None
     sign, figure = (1, "fid") if experiment.search.metric == "chained_fid" else (-1, "accuracy")
+    if not math.isfinite(chained[figure]):  # NaN is below nothing and above nothing: it could be chosen as the best
+        told = f"the {experiment.search.metric} of this trial is {chained[figure]}, so its samples are of no use"
+        return {**point, "error": told, "seconds": time.time() - started}
     return {
         **point,
         "objective": sign * chained[figure],
@@ -150,7 +151,7 @@ class Round:
         if self.search.algorithm == "optuna":
             from ray.tune.search.optuna import OptunaSearch
 
-            searcher = OptunaSearch(metric="objective", mode="min", seed=self.experiment.seed)
+            searcher = OptunaSearch(metric="objective", mode="min", seed=self.search.seed)
         store = Path(self.experiment.store)
         trainable = tune.with_parameters(
             _trial_class(), experiment=self.experiment.model_dump(mode="json"), stage=self.stage, fixed=self.fixed

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from pipeline.seeds import Seed
 from stages.specs import PositiveInt, Spec
 
 Listed = bool | int | float | str | tuple[float, ...] | dict[str, Any] | None
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Values(Spec):
@@ -19,20 +21,61 @@ class Values(Spec):
 
     values: tuple[Listed, ...] = Field(min_length=1)
 
+    @field_validator("values", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """One sentence; pydantic alone would say of each type in turn that this is another."""
+        for value in values if isinstance(values, list | tuple) else ():
+            if isinstance(value, list | tuple) and not all(type(item) in (int, float) for item in value):
+                raise ValueError(f"a list among the values may hold numbers alone, as in [0.1, 0.3], not {value}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{value} among the values is no finite number")
+        return values
+
 
 class Uniform(Spec):
     """A float, uniform on [low, high]."""
 
     uniform: tuple[float, float]
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        _check_range("uniform", *self.uniform)
+        return self
+
 
 class LogUniform(Spec):
     """A positive float whose logarithm is uniform on [low, high]."""
 
-    loguniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    loguniform: tuple[Positive, Positive]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogUniform:
+        _check_range("loguniform", *self.loguniform)
+        return self
 
 
-Distribution = Values | Uniform | LogUniform
+def _check_range(name: str, low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"{name} [{low:g}, {high:g}] must be given as [low, high]")
+
+
+def _shape_of(value: Any) -> str | None:
+    """Which distribution: the one whose own key is there."""
+    for shape in ("values", "uniform", "loguniform"):
+        if shape in value if isinstance(value, dict) else hasattr(value, shape):
+            return shape
+    return None
+
+
+Distribution = Annotated[
+    Annotated[Values, Tag("values")] | Annotated[Uniform, Tag("uniform")] | Annotated[LogUniform, Tag("loguniform")],
+    Discriminator(
+        _shape_of,
+        custom_error_type="distribution",
+        custom_error_message="must be {values: [...]}, {uniform: [low, high]} or {loguniform: [low, high]}",
+    ),
+]
 
 
 class SearchSpec(Spec):
@@ -46,7 +89,7 @@ class SearchSpec(Spec):
     algorithm: Literal["grid", "optuna"] = "grid"
     trials: PositiveInt = Field(20, description="Per stage (stagewise) or in all (joint); a grid ignores it.")
     samples: PositiveInt = 500
-    seed: int = Field(
+    seed: Seed = Field(
         1, description="Of the trials' noise; another than evaluation.seed, so that final scores are unselected."
     )
     concurrency: PositiveInt = 2
@@ -89,6 +132,21 @@ def listed(distribution: Distribution) -> list[Any]:
     if isinstance(distribution, Values):
         return [list(value) if isinstance(value, tuple) else value for value in distribution.values]
     return list(distribution.uniform if isinstance(distribution, Uniform) else distribution.loguniform)
+
+
+def values_at(space: Mapping[str, Distribution], path: str) -> list[Any]:
+    """The values that a search of ``space`` lists for the setting ``path``, or inside mappings above it; no nulls."""
+    found = []
+    for searched, distribution in space.items():
+        if not isinstance(distribution, Values) or not f"{path}.".startswith(f"{searched}."):
+            continue
+        keys = path.removeprefix(searched).split(".")[1:]
+        for value in distribution.values:
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if value is not None:
+                found.append(value)
+    return found
 
 
 def _products(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

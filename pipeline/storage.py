@@ -80,10 +80,14 @@ def open_storage(address: Path | str) -> LocalStorage:
     text = str(address)
     if "://" in text or text.startswith("s3:/"):
         raise UserError(f"store {text}: this version keeps its results in a folder; give a path that all workers see")
-    root = Path(address).expanduser().resolve()
-    if root.exists() and not root.is_dir():
-        raise UserError(f"store {root} is a file; give a folder")
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root = Path(address).expanduser().resolve()
+        if root.exists() and not root.is_dir():
+            raise UserError(f"store {root} is a file; give a folder")
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of somebody who is not there
+        told = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(f"store {text} cannot be made: {told}; give a folder that can be written") from error
     return LocalStorage(root)
 
 

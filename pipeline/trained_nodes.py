@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.dag import Node
+from pipeline.data_spec import DrawnData, ImageData, ShardData
 from pipeline.experiment import digest_of
-from pipeline.experiment_spec import DrawnData, Experiment, ImageData, ShardData
+from pipeline.experiment_spec import Experiment
 from pipeline.manifest import load_manifest
 from pipeline.sources import identify
 
@@ -115,7 +116,7 @@ class TrainedNodes:
         config = {
             "classifier": evaluation.classifier.model_dump(mode="json"),
             "sizes": sorted({stage.size for stage in self.experiment.stages.values()}),
-            "seed": self.experiment.seed * 1000 + seed,
+            "seed": (self.experiment.seed * 1000 + seed) % 2**63,
             "held_out": 5000,
         }
         return self._node(f"classifier/{role}", "pipeline.judging:make_classifier", config, inputs={"data": self.data})

@@ -26,6 +26,7 @@ from pipeline.trained_nodes import Tracking
 
 Goal = Literal["data", "train", "search", "evaluate", "report"]
 GOALS: tuple[Goal, ...] = ("data", "train", "search", "evaluate", "report")
+COMMAND = "rayfall run"  # where nobody says of which file
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,11 @@ class Session:
         return {name.removeprefix("train/"): dict(result.summary) for name, result in results.items()}
 
     def search(self) -> Result | None:
-        """The result of the search section, None without one."""
+        """The result of the search section, None without one. All stages train at once, also those it does not read."""
         if self.experiment.search is None:
             return None
-        return self.execute([self.nodes.search()])["search"]
+        nodes = self.nodes
+        return self.execute([*map(nodes.train, self.experiment.names), nodes.search()])["search"]
 
     def evaluate(self) -> Outcome:
         """Search if asked for, then score everything with the chosen settings."""
@@ -155,9 +157,16 @@ class Session:
         return outcome_of(self.experiment, self.storage)
 
 
-def run(experiment: Experiment, goal: Goal, *, events: Events, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Bring the experiment to ``goal`` and return its figures as plain JSON values. "report" is everything."""
+def run(
+    experiment: Experiment, goal: Goal, *, events: Events, only: Sequence[str] = (), command: str = COMMAND
+) -> dict[str, Any]:
+    """Bring the experiment to ``goal`` and return its figures as plain JSON values. "report" is everything.
+
+    ``command`` is what the report says that it was made by.
+    """
     started = time.time()
+    if goal == "search" and experiment.search is None:
+        raise UserError(f"experiment {experiment.name} has no search section; add one to search")
     with Session(experiment, events) as session:
         if goal == "data":
             return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
@@ -166,17 +175,16 @@ def run(experiment: Experiment, goal: Goal, *, events: Events, only: Sequence[st
             return {"stages": session.train(only), "seconds": time.time() - started}
         if goal == "search":
             found = session.search()
-            if found is None:
-                raise UserError(f"experiment {experiment.name} has no search section; add one to search")
+            assert found is not None, "there is a search section"
             return {"search": dict(found.summary), "seconds": time.time() - started}
         outcome = session.evaluate()
         figures = figures_of(outcome) | {"computed": sorted(session.journal.computed)}
         if goal == "report":
-            figures |= publish(session, outcome)
+            figures |= publish(session, outcome, command)
         return figures | {"seconds": time.time() - started}
 
 
-def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
+def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[str, Any]:
     """Record everything in MLflow and write the report; returns where both are."""
     from pipeline.collecting import collect
     from pipeline.recording import record
@@ -184,7 +192,7 @@ def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
 
     assert session.parent is not None
     assert session.tracking is not None
-    report = collect(outcome, session.journal.computed, created=time.time())
+    report = collect(outcome, session.journal.computed, created=time.time(), command=command)
     path = session.storage.path(f"reports/{session.experiment.name}/report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
@@ -192,7 +200,7 @@ def publish(session: Session, outcome: Outcome) -> dict[str, Any]:
     return {"report": str(path), "tracking": session.tracking.uri}
 
 
-def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
+def make_report(experiment: Experiment, *, path: Path | None, command: str = COMMAND) -> dict[str, Any]:
     """Write the report from what the store holds. Raises UserError when the evaluation is not there."""
     from pipeline.collecting import collect
     from pipeline.report import render
@@ -205,7 +213,7 @@ def make_report(experiment: Experiment, *, path: Path | None) -> dict[str, Any]:
             f"{len(absent) - 1} more are missing; run `rayfall run` first"
         )
     outcome = outcome_of(experiment, storage)
-    report = collect(outcome, set(), created=time.time())
+    report = collect(outcome, set(), created=time.time(), command=command)
     path = path or storage.path(f"reports/{experiment.name}/report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")

@@ -121,7 +121,10 @@ class StageSettings(Spec):
     def _parts_agree(self) -> StageSettings:
         self.net.check_size(self.size)
         if self.is_base and self.augmentation is not None:
-            raise ValueError("the base stage has no low-resolution image to augment; remove augmentation")
+            raise ValueError(
+                "without low_res_size a stage has no low-resolution image to augment; set low_res_size or remove "
+                "augmentation"
+            )
         if self.low_res_size is not None and (self.size % self.low_res_size or self.size == self.low_res_size):
             raise ValueError(f"{self.size} px is not a multiple of the low-res {self.low_res_size} px")
         blur = self.augmentation.blur if self.augmentation else None

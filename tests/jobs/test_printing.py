@@ -79,6 +79,15 @@ def test_a_search_is_a_row_per_trial_and_what_was_chosen() -> None:
     ]
 
 
+def test_a_choice_of_nothing_is_a_choice() -> None:
+    chosen = {"stages.a.sampling.ema_length": None, "stages.a.flip": True, "stages.a.b": [0.1, 2], "stages.a.c": "ddim"}
+    told = "chosen: stages.a.sampling.ema_length null, stages.a.flip true, stages.a.b [0.1, 2], stages.a.c ddim"
+    assert printed({"chosen": chosen}, width=200) == [told]
+    point = {"settings": {"stages.a.sampling.ema_length": None}, "error": None, "chained": scores(5.0), "oracle": None}
+    rounds = [{"stage": "a", "metric": "chained_fid", "points": [point], "chosen": {}}]
+    assert printed({"search": {"chosen": chosen, "rounds": rounds}}, width=200)[1].startswith("ema_length null 64 5")
+
+
 def test_training_and_single_values() -> None:
     figures = {"stages": {"base8": {"step": 100, "loss": 0.04321987}}, "folder": "x" * 200, "count": 3, "nothing": None}
     assert printed(figures, width=60) == ["stages step loss", "base8 100 0.04322", "folder: " + "x" * 200, "count: 3"]

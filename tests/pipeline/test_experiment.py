@@ -12,7 +12,7 @@ from pipeline.experiment import digest_of, load_experiment, with_settings
 
 TEXT = """\
 name: tiny
-data: {kind: drawn, size: 16, train: 40, val: 20}
+data: {kind: drawn, size: 16}
 stages:
   base:
     size: 8
@@ -45,8 +45,9 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
     spec = experiment.stage_spec("sr", classes=10)
     assert spec.low_res_schedule is not None
     assert spec.low_res_schedule.shift == 0.1
-    assert experiment.kept_levels("base") == (0.1, 0.3)
-    assert experiment.kept_levels("sr") == ()
+    assert experiment.kept_levels("base", searched=True) == (0.1, 0.3)
+    assert experiment.kept_levels("base", searched=False) == ()  # the YAML's own kind is non_truncated
+    assert experiment.kept_levels("sr", searched=True) == ()
 
 
 @pytest.mark.parametrize(
@@ -54,17 +55,17 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
     [
         ("stages.base.net.chanels=3", "tiny.yaml:6: stages.base.net: unknown key 'chanels'; did you mean 'channels'?"),
         ("sead=3", "unknown key 'sead'; did you mean 'seed'?"),
-        ("stages.base.training.steps=-3", "stages.base.training.steps: Input should be greater than 0 (given: -3)"),
-        ("evaluation.samples=many", "evaluation.samples: Input should be a valid integer"),
+        ("stages.base.training.steps=-3", "stages.base.training.steps: must be above 0 (given: -3)"),
+        ("evaluation.samples=many", "evaluation.samples: must be a whole number (given: 'many')"),
         ("stages.sr.low_res_size=4", "low_res_size is 4, but the stage below, base, makes 8 px"),
         ("stages.base.low_res_size=4", "the first stage has no low-res input"),
-        ("stages.sr.low_res_size=null", "the base stage has no low-resolution image to augment"),
+        ("stages.sr.low_res_size=null", "set low_res_size or remove augmentation"),
         ("stages.sr.sampling.level=0.5", "outside the trained augmentation levels [0, 0.4]"),
         ("stages.base.net.attention=[5]", "attention at [5] px, but the feature maps are [8, 4] px"),
         ("data.size=24", "images of 24 px do not shrink evenly to 16 px"),
         ("data.kind=video", "data"),
         ("resources.workers=3", "batch_size 8 does not divide among 3 workers"),
-        ("name=a b", "name: String should match pattern"),
+        ("name=a b", "name: must be a name of letters, digits, _ and - that begins with a letter or digit"),
         ("search.space={stages.sr.sampling.level: {values: [0.9]}}", "outside the trained augmentation levels"),
         ("search.space={stages.sr.sampling.levle: {values: [0.1]}}", "did you mean 'level'?"),
         ("search.space={stages.st.sampling.level: {values: [0.1]}}", "stages are base, sr"),
@@ -72,7 +73,28 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
         ("search.space={stages: {values: [1]}}", "begin with stages.<name>"),
         ("search.space={stages.sr.sampling.level: {uniform: [0, 0.2]}}", "a grid needs {values: [...]}"),
         ("stages.base.training.steps.more=1", "is a single value"),
+        (
+            "search.space={stages.sr.sampling.level: {uniforms: [0, 0.2]}}",
+            "level: must be {values: [...]}, {uniform: [",
+        ),
+        ("search.space={stages.sr.sampling.level: {values: ['0.1', 0.2]}}", 'level = "0.1": the setting is 0.1 then'),
+        ("search={mode: joint, space: {seed: {values: [1]}}}", "search.space seed: a search takes paths that begin"),
+        (
+            "search={algorithm: optuna, space: {stages.sr.sampling.level: {uniform: [0.2, 0.1]}}}",
+            "uniform [0.2, 0.1] must be given as [low, high]",
+        ),
+        (
+            "search={algorithm: optuna, space: {stages.sr.sampling.level: {loguniform: [0.1, 0.1]}}}",
+            "loguniform [0.1, 0.1] must be given as [low, high]",
+        ),
+        (
+            "search={algorithm: optuna, space: {stages.sr.sampling.steps: {uniform: [1, 8]}}}",
+            "search.space stages.sr.sampling.steps: this setting is a whole number, and a range gives fractions",
+        ),
+        ("stages.base.training.betas=[0.9]", "stages.base.training.betas: has 1 value and needs 2"),
+        ("stages.sr.augmentation.noise.levels=[0.3]", "augmentation.noise.levels: has 1 value and needs 2"),
         ("seed", "--set seed: give it as path=value"),
+        ("seed=\x01", "the value is not valid YAML"),
         ("seed=[1", "the value is not valid YAML"),
     ],
 )
@@ -98,6 +120,14 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, says: str) -> 
     with pytest.raises(UserError, match=r"x\.yaml") as caught:
         load_experiment(tmp_path / "x.yaml")
     assert says in str(caught.value)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; name an experiment file in it"):
+        load_experiment(tmp_path)
+    (tmp_path / "x.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(UserError, match=r"x\.yaml: not UTF-8 text from byte 6 on"):
+        load_experiment(tmp_path / "x.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -134,7 +164,8 @@ def test_cascades_share_stages_and_keep_what_all_above_may_ask_for(file: Path) -
     experiment = load_experiment(file, [OTHER, "cascades={a: [base, sr], b: [base, other], c: [base]}"])
     assert experiment.above("base") == ("sr", "other")
     assert (experiment.chain("other"), experiment.chain("base")) == (("base", "other"), ("base",))
-    assert experiment.kept_levels("base") == (0.1, 0.2, 0.3)
+    assert experiment.kept_levels("base", searched=True) == (0.1, 0.2, 0.3)
+    assert experiment.kept_levels("base", searched=False) == (0.2,)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +174,15 @@ def test_cascades_share_stages_and_keep_what_all_above_may_ask_for(file: Path) -
         ([SINGLE, "cascades={a: [base, sr]}"], "stages.single is in no cascade; name it in one of cascades"),
         (["cascades={a: [base, st]}"], "cascades.a: there is no stage 'st'; stages are base, sr"),
         (["cascades={a: [sr, base]}"], "cascades.a: base comes after sr, so it must come after it under stages too"),
-        (["cascades={a: [base, base, sr]}"], "cascades.a: base comes after base"),
+        (["cascades={a: [base, base, sr]}"], "cascades.a names base twice; a stage stands in a cascade once"),
         (["cascades={a: [base, sr], b: [base, sr]}"], "cascades.b is the same chain as a"),
         (["cascades={a: [base], b: [sr]}"], "stages.sr: the first stage has no low-res input"),
-        (["cascades={a: []}"], "cascades.a: Tuple should have at least 1 item"),
-        (["cascades={}"], "cascades: Dictionary should have at least 1 item"),
-        ([SINGLE, "cascades={a: [base, sr, single]}"], "low_res_size is None, but the stage below, sr, makes 16 px"),
+        (["cascades={a: []}"], "cascades.a: has no values and needs 1 or more"),
+        (["cascades={}"], "cascades: has no values and needs 1 or more"),
+        (
+            [SINGLE, "cascades={a: [base, sr, single]}"],
+            "stages.single: low_res_size is missing; the stage below, sr, makes 16 px",
+        ),
         ([SINGLE, BESIDE, "search.mode=joint"], "search.mode joint scores the end of one cascade, and there are 2"),
     ],
 )

@@ -13,7 +13,7 @@ from pipeline.nodes import Nodes
 
 TEXT = """\
 name: tiny
-data: {kind: drawn, size: 16, train: 80, val: 40}
+data: {kind: drawn, size: 16}
 stages:
   base:
     size: 8
@@ -110,3 +110,63 @@ def test_sampling_settings_share_all_training(tmp_path: Path) -> None:
         assert nodes.train("sr").digest == Nodes(experiment).train("sr").digest
         assert nodes.chained("base").digest == Nodes(experiment).chained("base").digest
         assert nodes.chained("sr").digest != Nodes(experiment).chained("sr").digest
+
+
+SEARCH = "search={samples: 100, space: {stages.sr.sampling.level: {values: [0.1, 0.2]}}}"
+TRUNCATED = "stages.sr.sampling={augmentation: truncated, level: 0.3}"
+
+
+def search_digest(folder: Path, *overrides: str) -> str:
+    return Nodes(load(folder, SEARCH, *overrides)).search().digest
+
+
+@pytest.mark.parametrize(
+    ("override", "reads"),
+    [
+        ("evaluation.precision=bf16", True),
+        ("evaluation.block=32", True),
+        ("evaluation.neighbours=2", True),
+        ("evaluation.reference=600", True),
+        ("evaluation.classifier.steps=2", True),
+        ("stages.sr.training.steps=2", True),
+        ("stages.sr.sampling.steps=2", True),
+        ("stages.sr.sampling.guidance_interval=[-2, 4]", True),  # of no effect but beside a guidance that is searched
+        ("search.metric=chained_accuracy", True),
+        ("search.samples=99", True),
+        ("search.seed=7", True),
+        ("search.concurrency=1", False),
+        ("search.trials=3", False),  # a grid has as many as it has
+        ("evaluation.samples=500", False),
+        ("evaluation.seed=5", False),
+        ("evaluation.bound=null", False),
+        ("description=other", False),
+    ],
+)
+def test_a_search_is_another_when_what_its_trials_read_is(tmp_path: Path, override: str, reads: bool) -> None:
+    assert (search_digest(tmp_path, override) != search_digest(tmp_path)) == reads
+
+
+def test_a_search_leaves_stages_alone_that_it_does_not_score(tmp_path: Path) -> None:
+    own = [SINGLE, "cascades={main: [base, sr], alone: [single]}"]
+    other = [*own, "stages.single.training.steps=2"]
+    assert search_digest(tmp_path, *own) == search_digest(tmp_path, *other)
+    assert "train/single" not in {node.name for node in ancestry([Nodes(load(tmp_path, SEARCH, *own)).search()])}
+
+
+def test_no_two_nodes_of_a_plan_share_a_name(tmp_path: Path) -> None:
+    nodes = Nodes(load(tmp_path, SEARCH))
+    names = [node.name for node in ancestry([nodes.search(), *nodes.evaluation()])]
+    assert len(set(names)) == len(names)
+
+
+def test_a_longer_search_draws_no_final_samples_again(tmp_path: Path) -> None:
+    short, longer = load(tmp_path, TRUNCATED, SEARCH), load(tmp_path, TRUNCATED, SEARCH.replace("0.2]", "0.2, 0.4]"))
+    assert Nodes(short).chained("base").digest == Nodes(longer).chained("base").digest
+    assert Nodes(short).chained("base").config["keep"] == [0.3]
+    assert Nodes(longer, trial=True).chained("base").config["keep"] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_levels_inside_of_mappings_are_kept_for_trials(tmp_path: Path) -> None:
+    listed = "{values: [{level: 0.1, augmentation: truncated}, {level: 0.2}, {}]}"
+    experiment = load(tmp_path, f"search={{samples: 100, space: {{stages.sr.sampling: {listed}}}}}")
+    assert Nodes(experiment, trial=True).chained("base").config["keep"] == [0.1, 0.2]

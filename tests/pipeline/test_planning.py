@@ -19,7 +19,7 @@ def experiment_of(tmp_path: Path, **changes: Any) -> Experiment:
     fields: dict[str, Any] = {
         "name": "plan",
         "store": str(tmp_path / "store"),
-        "data": {"kind": "drawn", "size": 16, "train": 12000, "val": 100},
+        "data": {"kind": "drawn", "size": 16, "train": 12000, "val": 4000},
         "stages": {
             "base": {"size": 8, "net": NET, "training": {"steps": 3000, "batch_size": 64}},
             "sr": {
@@ -74,6 +74,11 @@ def test_a_data_set_that_is_not_there_is_what_the_experiment_expects(tmp_path: P
     assert (expected.train, expected.classes, expected.shards, expected.exact) == (9999, 7, 2, False)
     with pytest.raises(UserError, match="say what it will be, as in expects"):
         data_facts(experiment_of(tmp_path, data=data))
+
+
+def test_a_folder_without_a_manifest_is_no_data_set_yet(tmp_path: Path) -> None:
+    data = {"kind": "shards", "path": str(tmp_path), "expects": {"train": 9999, "classes": 7}}
+    assert data_facts(experiment_of(tmp_path, data=data)).train == 9999
 
 
 @pytest.mark.parametrize(("gpu", "utilisation", "message"), [("h300", 0.4, "known are a100"), ("h100", 0.0, "above 0")])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from pipeline import workflow
+from pipeline import search, workflow
+from pipeline.dag import Result
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.search import Round, rounds_of, shared_nodes, targets_of
+from pipeline.search import Round, rounds_of, run_trial, shared_nodes, targets_of
 from pipeline.search_spec import Uniform, Values, combinations, grid_of
 
 TEXT = """\
@@ -111,6 +113,16 @@ def test_a_trial_that_cannot_go_with_what_was_chosen_below_is_no_reason_to_stop(
     spoiled = Round(experiment, "sr", [], {"stages.sr.augmentation": None})
     assert spoiled._distinct(trials) == trials
     assert spoiled._targets(trials[0]) == []
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = {"fid": math.nan, "accuracy": 0.5}
+    found = {"scores/chained/sr": Result(tmp_path, scored, 1.0, False)}
+    monkeypatch.setattr(search, "execute", lambda *_, **__: found)
+    point = run_trial(load(tmp_path), "sr", {"stages.sr.sampling.level": 0.2})
+    assert point["objective"] == math.inf
+    assert point["error"] == "the chained_fid of this trial is nan, so its samples are of no use"
+    assert run_trial(load(tmp_path, "search.metric=chained_accuracy"), "sr", {})["objective"] == -0.5
 
 
 def test_combinations_are_all_or_every_value_and_the_corners() -> None:

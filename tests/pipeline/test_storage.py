@@ -51,5 +51,8 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         open_storage(tmp_path / "file")
+    for hopeless in (tmp_path / "file" / "store", "~nobody-of-this-name/store", "x" * 300):
+        with pytest.raises(UserError, match=r"cannot be made: .*; give a folder that can be written"):
+            open_storage(hopeless)
     with pytest.raises(UserError, match="path that all workers see"):
         open_storage("s3://bucket/prefix")

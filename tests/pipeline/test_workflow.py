@@ -81,6 +81,13 @@ def figures(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
     return workflow.run(experiment, "report", events=Silence())
 
 
+def test_without_a_search_section_nothing_is_begun(experiment: Experiment, tmp_path: Path) -> None:
+    alone = experiment.model_copy(update={"search": None, "store": tmp_path / "store"})
+    with pytest.raises(UserError, match="has no search section"):
+        workflow.run(alone, "search", events=Silence())
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.ray
 def test_every_figure_is_there_and_is_plain_json(figures: dict[str, Any]) -> None:
     json.dumps(figures, allow_nan=False)
@@ -108,7 +115,7 @@ def test_a_single_stage_is_compared_with_the_cascade_on_the_same_real_images(
     assert stages["sr"]["real"] == stages["single"]["real"]
     assert main["parameters"] > alone["parameters"] > 0
     results = [path.name for path in (experiment.store / "results").iterdir()]
-    assert len([name for name in results if name.startswith("scores-real-16-")]) == 2  # evaluation and search
+    assert len([name for name in results if name.startswith("scores-real-16-")]) == 1  # no trial asks for it
     assert "Cascades side by side" in Path(figures["report"]).read_text()
 
 

@@ -49,6 +49,11 @@ def wide(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
 
 
+def roots(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales of signal and noise, to broadcast over images."""
+    return wide(torch.sigmoid(logsnr).sqrt()), wide(torch.sigmoid(-logsnr).sqrt())
+
+
 class Mixing:
     """In place of a net: a fixed mixture of the channels it is given, plus all it is told."""
 
@@ -101,9 +106,9 @@ def drawn_low_res(spec: StageSpec, x: Tensor, draws: KeyedDraws, positions: Tens
     low, high = spec.augmentation.noise.levels
     level = low + (high - low) * draws.uniform("aug level", STEP, positions).double()
     logsnr = build_schedule(spec.low_res_schedule, LOW)(level)
-    signal = wide(torch.sigmoid(logsnr))
+    alpha, sigma = roots(logsnr)
     eps = draws.normal("aug noise", STEP, positions, (3, LOW, LOW)).double()
-    return signal.sqrt() * low_res + (1 - signal).sqrt() * eps, LOGSNR_SCALE * logsnr
+    return alpha * low_res + sigma * eps, LOGSNR_SCALE * logsnr
 
 
 def drawn(spec: StageSpec, images: Tensor, label: Tensor, draws: KeyedDraws, positions: Tensor) -> Drawn:
@@ -113,8 +118,8 @@ def drawn(spec: StageSpec, images: Tensor, label: Tensor, draws: KeyedDraws, pos
     t = (draws.uniform("time", STEP, torch.zeros(1, dtype=torch.int64)) + positions / len(positions)) % 1.0
     logsnr = drawn_logsnr(spec, t.double())
     eps = draws.normal("noise", STEP, positions, (3, SIZE, SIZE)).double()
-    signal = wide(torch.sigmoid(logsnr))
-    z = signal.sqrt() * x + (1 - signal).sqrt() * eps
+    alpha, sigma = roots(logsnr)
+    z = alpha * x + sigma * eps
     told = {
         "logsnr": LOGSNR_SCALE * logsnr,
         "gamma": GAMMA_SCALE * torch.sigmoid(logsnr).sqrt(),
@@ -131,7 +136,7 @@ def drawn(spec: StageSpec, images: Tensor, label: Tensor, draws: KeyedDraws, pos
 
 def estimates(spec: StageSpec, output: Tensor, batch: Drawn) -> dict[str, Tensor]:
     """x, eps and v as ``output`` has them."""
-    alpha, sigma = wide(torch.sigmoid(batch.logsnr)).sqrt(), wide(torch.sigmoid(-batch.logsnr)).sqrt()
+    alpha, sigma = roots(batch.logsnr)
     x = {
         "x": output,
         "eps": (batch.z - sigma * output) / alpha,
@@ -142,17 +147,15 @@ def estimates(spec: StageSpec, output: Tensor, batch: Drawn) -> dict[str, Tensor
 
 
 def regression(loss: RegressionLossSpec, spec: StageSpec, output: Tensor, batch: Drawn) -> Tensor:
-    alpha, sigma = wide(torch.sigmoid(batch.logsnr)).sqrt(), wide(torch.sigmoid(-batch.logsnr)).sqrt()
+    alpha, sigma = roots(batch.logsnr)
     truth = {"x": batch.x, "eps": batch.eps, "v": alpha * batch.eps - sigma * batch.x}[loss.space]
     error = estimates(spec, output, batch)[loss.space] - truth
     if loss.multiscale is None:
         total = (error.abs() ** loss.power).mean((1, 2, 3))
     else:
-        scales = [side for side in (1, 2, 4, 8) if side >= loss.multiscale]
-        total = sum(
-            ((F.adaptive_avg_pool2d(error, side).abs() ** loss.power).mean((1, 2, 3)) / side for side in scales),
-            start=torch.zeros(()),
-        )
+        total = torch.zeros(len(error), dtype=torch.float64)
+        for side in (side for side in (1, 2, 4, 8) if side >= loss.multiscale):
+            total += (F.adaptive_avg_pool2d(error, side).abs() ** loss.power).mean((1, 2, 3)) / side
     return total if loss.weight is None else total * torch.sigmoid(loss.weight.bias - batch.logsnr)
 
 
@@ -263,11 +266,10 @@ class Chain:
     def output(self, z: Tensor, logsnr: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The net's x_hat and what it says of the variance."""
         inputs = [z] if self.low_res is None else [z, F.interpolate(self.low_res, (SIZE, SIZE), mode="bilinear")]
-        told = (LOGSNR_SCALE * value.float().expand(len(z)) for value in (logsnr, self.aug))
-        noise, aug = told
-        rest = () if self.low_res is None else (aug,)
-        output = self.trained.net(torch.cat(inputs, 1).float(), noise, label, *rest).double()
-        alpha, sigma = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+        noise, aug = (LOGSNR_SCALE * value.float().expand(len(z)) for value in (logsnr, self.aug))
+        told = (noise, label) if self.low_res is None else (noise, label, aug)
+        output = self.trained.net(torch.cat(inputs, 1).float(), *told).double()
+        alpha, sigma = roots(logsnr)
         return alpha * z - sigma * output[:, :3], (output[:, 3:] + 1) / 2
 
     def estimate(self, z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,7 +307,7 @@ class Chain:
             x_hat, fraction = self.estimate(z, logsnr)
             if logsnr < stop < after:
                 fresh = self.noise(f"stop {stop!r}", step)
-                kept = self.moved(z, x_hat, fraction, logsnr, torch.tensor(stop).double(), fresh)
+                kept = self.moved(z, x_hat, fraction, logsnr, torch.tensor(stop, dtype=torch.float64), fresh)
             z = self.moved(z, x_hat, fraction, logsnr, after, self.noise("step", step))
         return z.clamp(-1, 1), kept
 
@@ -340,9 +342,8 @@ def test_a_stage_is_sampled_as_described(setting: str, kind: str) -> None:
     found = sample_stage(stage, sampling, indices, indices % CLASSES, below, seed=2, keep=[0.45])
 
     aug = build_schedule(ShiftedCosineSchedule(kind="shifted_cosine", reference=2 * LOW), LOW)(torch.tensor(level))
-    noised = aug.sigmoid().sqrt() * finished + (-aug).sigmoid().sqrt() * draws.normal(
-        "low-res noise", 0, indices, (3, LOW, LOW)
-    )
+    alpha, sigma = roots(aug)
+    noised = alpha * finished + sigma * draws.normal("low-res noise", 0, indices, (3, LOW, LOW))
     chain = Chain(
         stage,
         sampling,

@@ -1,0 +1,107 @@
+"""Checks of an experiment's parts against each other: what each part alone cannot know. ValueErrors of one sentence.
+
+They are made when the experiment is read, so that nothing takes hours and fails then. What depends on a data set that
+is not described is checked when it is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.data_spec import DrawnData, ShardData
+
+if TYPE_CHECKING:
+    from pipeline.experiment_spec import Experiment
+
+
+def check_stage(experiment: Experiment, name: str) -> None:
+    """The sizes of a stage, of the stage below it and of the data set; its batch and the workers."""
+    stage, below, data = experiment.stages[name], experiment.below(name), experiment.data
+    if below is None and stage.low_res_size is not None:
+        raise ValueError(f"stages.{name}: the first stage has no low-res input; remove low_res_size")
+    if below is not None and stage.low_res_size != experiment.stages[below].size:
+        size = experiment.stages[below].size
+        if stage.low_res_size is None:
+            raise ValueError(f"stages.{name}: low_res_size is missing; the stage below, {below}, makes {size} px")
+        raise ValueError(
+            f"stages.{name}: low_res_size is {stage.low_res_size}, but the stage below, {below}, makes {size} px"
+        )
+    if not isinstance(data, ShardData) and data.size % stage.size:
+        raise ValueError(f"stages.{name}: images of {data.size} px do not shrink evenly to {stage.size} px")
+    if stage.training.batch_size % experiment.resources.workers:
+        raise ValueError(
+            f"stages.{name}.training.batch_size {stage.training.batch_size} does not divide among "
+            f"{experiment.resources.workers} workers"
+        )
+
+
+def check_truncation(experiment: Experiment, name: str) -> None:
+    """A chain can be cut short only at a level that it passes: it may walk another schedule than that of training."""
+    below, sampling = experiment.below(name), experiment.stages[name].sampling
+    if below is None or sampling.augmentation != "truncated" or sampling.level == 0:
+        return
+    stage = experiment.stages[below]
+    if stage.sampling.schedule is None:
+        return
+    # torch comes in only where there are two schedules to compare: reading an experiment is instant.
+    from stages.schedules import build_schedule, logsnr_of_level, sampling_grid
+
+    stop = logsnr_of_level(build_schedule(stage.schedule, stage.size), sampling.level)
+    start = float(sampling_grid(build_schedule(stage.sampling.schedule, stage.size), stage.sampling.steps)[0])
+    if stop < start:
+        raise ValueError(
+            f"stages.{name}.sampling.level {sampling.level:g} is at log-SNR {stop:.3g}, but sampling.schedule of "
+            f"{below} begins at {start:.3g} and never passes it; lower the level, or set augmentation: non_truncated"
+        )
+
+
+def check_bound(experiment: Experiment) -> None:
+    """A variational bound is of stages whose schedule has steps, and of as many as there are at most."""
+    bound = experiment.evaluation.bound
+    if bound is None:
+        return
+    if not experiment.bounded:
+        raise ValueError(
+            "evaluation.bound needs a stage whose schedule has T steps (linear_beta or cosine_beta), and no stage "
+            "has one; remove bound"
+        )
+    for name, steps in experiment.bounded.items():
+        if bound.steps is not None and bound.steps > steps:
+            raise ValueError(f"evaluation.bound.steps {bound.steps} is more than the {steps} steps of stages.{name}")
+
+
+def check_counts(experiment: Experiment) -> None:
+    """As many images as are asked for must be there, and more than the neighbours of precision and recall."""
+    evaluation, search, data = experiment.evaluation, experiment.search, experiment.data
+    held_out = {"evaluation.samples": evaluation.samples}
+    if search is not None:
+        held_out["search.samples"] = search.samples
+    counts = {**held_out, "evaluation.reference": evaluation.reference}
+    for path, count in counts.items():
+        if count <= evaluation.neighbours:
+            raise ValueError(
+                f"{path} {count} is too few for precision and recall with evaluation.neighbours "
+                f"{evaluation.neighbours}; raise it to {evaluation.neighbours + 1} or more"
+            )
+    if evaluation.bound is not None:
+        held_out["evaluation.bound.images"] = evaluation.bound.images
+    if isinstance(data, DrawnData):
+        for path, count in held_out.items():
+            if count > data.val:
+                raise ValueError(f"{path} {count} is more than the {data.val} held-out images of data.val; lower it")
+    train = data.train if isinstance(data, DrawnData) else data.expects.train if data.expects else None
+    if train is not None and evaluation.reference > train:
+        where = "data.train" if isinstance(data, DrawnData) else "data.expects.train"
+        raise ValueError(
+            f"evaluation.reference {evaluation.reference} is more than the {train} images of {where}; lower it"
+        )
+
+
+def check_seeds(experiment: Experiment) -> None:
+    """Trials draw other noise than the final evaluation, or its scores would be those that were selected on."""
+    search, seed = experiment.search, experiment.evaluation.seed
+    if search is not None and search.seed == seed:
+        raise ValueError(
+            f"search.seed and evaluation.seed are both {seed}, so the final scores would be those that the search "
+            "selected; give the search another seed"
+        )
