@@ -174,7 +174,7 @@ def test_a_dry_run_prints_experiment_and_graph_and_starts_nothing(tmp_path: Path
 
 def ended_by(monkeypatch: pytest.MonkeyPatch, body: Callable[[], dict[str, Any]]) -> None:
     """Let a run end as ``body`` does."""
-    monkeypatch.setattr(workflow, "run", lambda experiment, goal, *, events, only=(): body())
+    monkeypatch.setattr(workflow, "run", lambda experiment, goal, *, events, only=(), command=None: body())
 
 
 def test_a_failure_is_one_sentence_and_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
