@@ -22,9 +22,9 @@ from pipeline.errors import UserError
 from pipeline.experiment import load_experiment
 
 if TYPE_CHECKING:
+    from pipeline.data.manifest import Manifest
     from pipeline.events import Events
     from pipeline.experiment_spec import Experiment
-    from pipeline.manifest import Manifest
     from pipeline.workflow import Goal
 
 Call = Callable[["Experiment", "Events"], Mapping[str, Any]]
@@ -101,7 +101,7 @@ def require_stage(experiment: Experiment, name: str, option: str) -> None:
 def make_data(source: Path, dest: Path, size: int, val_fraction: float, shard_size: int, manner: Manner) -> None:
     """Ingest, and tell what came in and what was left out."""
     with ending("ingest", as_json=manner.as_json, debug=manner.debug) as end:
-        from pipeline.ingest import ingest
+        from pipeline.data.ingest import ingest
 
         with display(end.console) as events:
             events.started("ingest")

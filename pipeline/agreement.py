@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data_spec import DrawnData, ShardData
+from pipeline.data.specs import DrawnData, ShardData
 
 if TYPE_CHECKING:
     from pipeline.experiment_spec import Experiment

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.dag import Task
-from pipeline.datasets import data_folder
+from pipeline.data.datasets import data_folder
+from pipeline.data.loading import Examples
 from pipeline.errors import UserError
-from pipeline.loading import Examples
 from stages.bound import Bound, variational_bound
 from stages.cascade import Rung, TrainedStage, blocks_of, conditioned, low_res_input
 from stages.checkpoints import load_trained

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.classifier_spec import ClassifierSpec
+from pipeline.data.ordering import examples_of_step
 from pipeline.errors import UserError
-from pipeline.ordering import examples_of_step
 from stages.images import downsample, to_float, upsample
 
 DESCRIPTION_FILE = "classifier.json"
@@ -38,7 +38,7 @@ Log = Callable[[int, dict[str, float]], None]
 
 
 class ImageSource(Protocol):
-    """Real images by index: `pipeline.loading.Examples`, or anything that reads like it."""
+    """Real images by index: `pipeline.data.loading.Examples`, or anything that reads like it."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...

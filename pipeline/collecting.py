@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.collecting_searches import search_notes, searches_of
-from pipeline.datasets import data_folder
+from pipeline.data.datasets import data_folder
+from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.evaluation_spec import InceptionScorer
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
 from pipeline.levels import DDPM_STEPS, facts_of_level
-from pipeline.manifest import Manifest, load_manifest
 from pipeline.outcome import SCORES, Outcome, cascades_of, git_revision
 from pipeline.report_parts import BoundScores, CascadeRow, NodeRow, Report, Restoration, Scores, StageSection
 

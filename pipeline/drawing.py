@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from pipeline.dag import stored
-from pipeline.datasets import data_folder
+from pipeline.data.datasets import data_folder
+from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.events import Events
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
-from pipeline.manifest import load_manifest
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 from stages.cascade import Cascade, blocks_of

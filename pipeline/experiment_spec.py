@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.agreement import check_bound, check_counts, check_seeds, check_stage, check_truncation
 from pipeline.chains import Chains, below_in, check_chains
-from pipeline.data_spec import DataSpec
+from pipeline.data.specs import DataSpec
 from pipeline.evaluation_spec import EvaluationSpec
 from pipeline.search_spec import SearchSpec, values_at
 from pipeline.seeds import Seed

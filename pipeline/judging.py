@@ -18,9 +18,9 @@ import torch
 from pipeline.classifier import load_classifier, predict, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.dag import Task
-from pipeline.datasets import data_folder
+from pipeline.data.datasets import data_folder
+from pipeline.data.loading import Examples
 from pipeline.errors import UserError
-from pipeline.loading import Examples
 from pipeline.metrics import (
     FeatureStats,
     accuracy,

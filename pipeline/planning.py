@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.dag import stored
-from pipeline.data_spec import DrawnData, ShardData
-from pipeline.datasets import SHARD_SIZE, data_folder
-from pipeline.drawn import CLASSES
+from pipeline.data.datasets import SHARD_SIZE, data_folder
+from pipeline.data.drawn import CLASSES
+from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from pipeline.data.specs import DrawnData, ShardData
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
-from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.dag import Task
-from pipeline.datasets import data_folder
-from pipeline.loading import Examples
+from pipeline.data.datasets import data_folder
+from pipeline.data.loading import Examples
 from stages.images import downsample, to_float, to_uint8, upsample
 
 FIGURES = ("psnr", "bicubic_psnr", "ssim", "bicubic_ssim", "consistency", "chained_consistency")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.dag import Task
-from pipeline.datasets import data_folder
+from pipeline.data.datasets import data_folder
+from pipeline.data.loading import Examples
 from pipeline.errors import UserError
-from pipeline.loading import Examples
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
 from stages.images import downsample, to_float

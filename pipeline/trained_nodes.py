@@ -8,16 +8,16 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.dag import Node
-from pipeline.data_spec import DrawnData, ImageData, ShardData
+from pipeline.data.manifest import load_manifest
+from pipeline.data.sources import identify
+from pipeline.data.specs import DrawnData, ImageData, ShardData
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
-from pipeline.manifest import load_manifest
-from pipeline.sources import identify
 
 # Raise a number when the function gives another result for the same settings.
 VERSIONS = {
-    "pipeline.datasets:make_data": 1,
-    "pipeline.datasets:link_data": 1,
+    "pipeline.data.datasets:make_data": 1,
+    "pipeline.data.datasets:link_data": 1,
     "pipeline.judging:make_classifier": 1,
     "pipeline.judging:real_features": 1,
     "pipeline.sampling:sample_prefix": 1,
@@ -71,11 +71,11 @@ class TrainedNodes:
         """The data set. Raises UserError when its source or folder cannot be used."""
         data = self.experiment.data
         if isinstance(data, DrawnData):
-            return self._node("data", "pipeline.datasets:make_data", data.model_dump(mode="json"))
+            return self._node("data", "pipeline.data.datasets:make_data", data.model_dump(mode="json"))
         if isinstance(data, ShardData):
             manifest = load_manifest(data.path)
             context = {**self._context, "path": str(data.path.resolve())}
-            return self._node("data", "pipeline.datasets:link_data", {"digest": manifest.digest}, context=context)
+            return self._node("data", "pipeline.data.datasets:link_data", {"digest": manifest.digest}, context=context)
         assert isinstance(data, ImageData)
         identity = identify(data.source)
         config = {
@@ -85,7 +85,7 @@ class TrainedNodes:
             "val_fraction": data.val_fraction,
         }
         context = {**self._context, "source": str(data.source.resolve())}
-        return self._node("data", "pipeline.datasets:make_data", config, context=context)
+        return self._node("data", "pipeline.data.datasets:make_data", config, context=context)
 
     def train(self, name: str) -> Node:
         """Training of stage ``name``; the number of classes comes with the data."""

@@ -24,9 +24,9 @@ import torch.distributed as dist
 
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Progress, Task
-from pipeline.datasets import data_folder
-from pipeline.loading import Examples
-from pipeline.ordering import examples_of_step, positions_of_rank
+from pipeline.data.datasets import data_folder
+from pipeline.data.loading import Examples
+from pipeline.data.ordering import examples_of_step, positions_of_rank
 from pipeline.snapshots import Snapshots
 from pipeline.storage import open_storage
 from pipeline.tracking import MetricBuffer, Tracker

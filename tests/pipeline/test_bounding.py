@@ -12,8 +12,8 @@ import torch
 
 from pipeline.bounding import bound_block, bound_stage
 from pipeline.dag import Progress, Task
+from pipeline.data.ingest import ingest_drawn
 from pipeline.errors import UserError
-from pipeline.ingest import ingest_drawn
 from pipeline.storage import open_storage
 from stages.cascade import TrainedStage
 from stages.checkpoints import save_checkpoint

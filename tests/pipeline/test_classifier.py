@@ -12,13 +12,13 @@ import torch
 
 from pipeline.classifier import Classifier, load_classifier, predict, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
-from pipeline.drawn import CLASSES, draw
+from pipeline.data.drawn import CLASSES, draw
 from pipeline.errors import UserError
 from stages.images import downsample, to_float, to_uint8
 
 
 class Drawn:
-    """Drawn images in memory, read like `pipeline.loading.Examples`."""
+    """Drawn images in memory, read like `pipeline.data.loading.Examples`."""
 
     classes = CLASSES
 

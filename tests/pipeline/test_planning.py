@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.data.ingest import ingest_drawn
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
-from pipeline.ingest import ingest_drawn
 from pipeline.planning import GPUS, Machine, data_facts, reckon
 
 NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.drawn import CLASSES, draw
+from pipeline.data.drawn import CLASSES, draw
 from pipeline.grids import class_grid
 from pipeline.report import (
     BoundScores,

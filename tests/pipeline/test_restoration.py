@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.dag import Progress, Task
-from pipeline.ingest import ingest_drawn
-from pipeline.loading import Examples
+from pipeline.data.ingest import ingest_drawn
+from pipeline.data.loading import Examples
 from pipeline.restoration import FIGURES, consistency, psnr, score_restoration, ssim
 from pipeline.storage import open_storage
 from stages.images import downsample, to_float, to_uint8, upsample

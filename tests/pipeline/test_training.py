@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog, OwnershipLost
 from pipeline.dag import Progress, Task
-from pipeline.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn
 from pipeline.storage import open_storage
 from pipeline.training import LoopSettings, StageRun, train_stage
 from stages.checkpoints import load_trained

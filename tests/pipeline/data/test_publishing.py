@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.manifest import Manifest
+from pipeline.data.publishing import MARKER, Request, Written, publish
+from pipeline.data.shards import verify, write_split
 from pipeline.errors import UserError
-from pipeline.manifest import Manifest
-from pipeline.publishing import MARKER, Request, Written, publish
-from pipeline.shards import verify, write_split
 
 REQUEST = Request("folder", "tree", "0" * 64, 8, "some way", {"shard_size": 3, "val_fraction": 0.1})
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dag import Task
-from pipeline.ingest import ingest, ingest_drawn
-from pipeline.loading import Examples
+from pipeline.data.ingest import ingest, ingest_drawn
+from pipeline.data.loading import Examples
 
 SHARD_SIZE = 5000
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.manifest import Manifest, Shard, Source, Split, save_manifest
+from pipeline.data.shards import Example, index_shard, map_shard, verify, write_split
 from pipeline.errors import UserError
-from pipeline.manifest import Manifest, Shard, Source, Split, save_manifest
-from pipeline.shards import Example, index_shard, map_shard, verify, write_split
 
 
 def _png(value: int, size: int = 4) -> bytes:

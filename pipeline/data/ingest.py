@@ -1,9 +1,9 @@
-"""From a source of images to a data set of shards with a manifest. Reads no data set; `pipeline.loading`
+"""From a source of images to a data set of shards with a manifest. Reads no data set; `pipeline.data.loading`
 does.
 
 The bytes are a function of the source's content and the request: a folder and an archive of the same tree,
-read on any number of threads, give equal shards. Files are read in `pipeline.sources`, decoded in
-`pipeline.decoding`, sorted into splits in `pipeline.arranging` and published in `pipeline.publishing`.
+read on any number of threads, give equal shards. Files are read in `pipeline.data.sources`, decoded in
+`pipeline.data.decoding`, sorted into splits in `pipeline.data.arranging` and published in `pipeline.data.publishing`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from pipeline.arranging import arrange
-from pipeline.decoding import LOSSY_FORMATS, RESIZE, UndecodableError, decode_square, encode_png
+from pipeline.data.arranging import arrange
+from pipeline.data.decoding import LOSSY_FORMATS, RESIZE, UndecodableError, decode_square, encode_png
+from pipeline.data.manifest import SPLITS, Manifest, SplitName, Undecodable
+from pipeline.data.publishing import Request, Written, publish
+from pipeline.data.shards import Example, write_split
+from pipeline.data.sources import SourceFile, identify, read_source
 from pipeline.errors import UserError
-from pipeline.manifest import SPLITS, Manifest, SplitName, Undecodable
-from pipeline.publishing import Request, Written, publish
-from pipeline.shards import Example, write_split
-from pipeline.sources import SourceFile, identify, read_source
 
 Progress = Callable[[int, int | None], None]  # files or images done, and how many there are if that is known
 
@@ -187,12 +187,12 @@ def ingest_drawn(
     shard_size: int,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make a data set in DEST of ``train`` + ``val`` images drawn by `pipeline.drawn`, size x size px.
+    """Make a data set in DEST of ``train`` + ``val`` images drawn by `pipeline.data.drawn`, size x size px.
 
     Training takes the indices [0, train) of the drawing, the held-out split [train, train + val). The rest is
     as with `ingest`: the same shards, the same manifest, the same answer to a second call.
     """
-    from pipeline.drawn import CLASSES
+    from pipeline.data.drawn import CLASSES
 
     _check_sizes(size, shard_size)
     if train < 1 or val < 0:
@@ -211,7 +211,7 @@ def ingest_drawn(
 
 
 def _drawn_examples(seed: int, size: int, indices: range, total: int, progress: Progress | None) -> Iterator[Example]:
-    from pipeline.drawn import CLASSES, draw
+    from pipeline.data.drawn import CLASSES, draw
 
     label_of = [sorted(CLASSES).index(name) for name in CLASSES]
     for index in indices:
@@ -223,7 +223,7 @@ def _drawn_examples(seed: int, size: int, indices: range, total: int, progress: 
 
 def _drawn_fingerprint(seed: int, size: int) -> str:
     """A few images stand for the code that draws them: a changed drawing is another source."""
-    from pipeline.drawn import CLASSES, draw
+    from pipeline.data.drawn import CLASSES, draw
 
     pixels = b"".join(draw(seed, index, size)[0].tobytes() for index in range(2 * len(CLASSES)))
     return hashlib.sha256(repr(CLASSES).encode() + pixels).hexdigest()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sources
+from pipeline.data import sources
+from pipeline.data.sources import identify, read_source
 from pipeline.errors import UserError
-from pipeline.sources import identify, read_source
 
 FILES = {
     "top/a/1.png": b"one",

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import loading
-from pipeline.decoding import encode_png
+from pipeline.data import loading
+from pipeline.data.decoding import encode_png
+from pipeline.data.loading import Examples
+from pipeline.data.manifest import Manifest, Source, Split, save_manifest
+from pipeline.data.shards import write_split
 from pipeline.errors import UserError
-from pipeline.loading import Examples
-from pipeline.manifest import Manifest, Source, Split, save_manifest
-from pipeline.shards import write_split
 
 COUNT, SIZE = 23, 8
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)

@@ -116,7 +116,7 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
 def load_manifest(path: str | Path) -> Manifest:
     """Read the manifest of a data set from its folder (or from the file itself) and check it.
 
-    Cheap: every shard must be there with the size on record, no byte of it is read (`pipeline.shards.verify`
+    Cheap: every shard must be there with the size on record, no byte of it is read (`pipeline.data.shards.verify`
     hashes them). Raises UserError when there is no manifest, when it was altered, or naming the first shard
     that is missing or has another size.
     """

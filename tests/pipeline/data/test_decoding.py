@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decoding import UndecodableError, decode_square, encode_png
+from pipeline.data.decoding import UndecodableError, decode_square, encode_png
 
 
 def _encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

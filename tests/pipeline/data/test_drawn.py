@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline.drawn import CLASSES, MAX_SIZE, draw
+from pipeline.data.drawn import CLASSES, MAX_SIZE, draw
 from pipeline.errors import UserError
 
 

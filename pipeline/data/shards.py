@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.manifest import SPLITS, Manifest, Shard, Split, check_size, load_manifest
 from pipeline.errors import UserError
-from pipeline.manifest import SPLITS, Manifest, Shard, Split, check_size, load_manifest
 
 Example = tuple[str, bytes, int]  # key, PNG bytes, label
 

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import UserError
-from pipeline.manifest import (
+from pipeline.data.manifest import (
     MANIFEST_NAME,
     Manifest,
     Source,
@@ -26,6 +25,7 @@ from pipeline.manifest import (
     load_manifest,
     save_manifest,
 )
+from pipeline.errors import UserError
 
 MARKER = "INCOMPLETE"
 _OURS = re.compile(r"(train|val)-[0-9]{5,}\.tar(\.tmp)?|manifest\.json\.tmp")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.arranging import arrange
+from pipeline.data.arranging import arrange
 
 
 def _names(pattern: str, classes: str, count: int) -> list[str]:

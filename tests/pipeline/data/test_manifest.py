@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.data.manifest import MANIFEST_NAME, Manifest, digest_of, load_manifest, save_manifest
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST_NAME, Manifest, digest_of, load_manifest, save_manifest
 
 
 def _fields() -> dict[str, Any]:
@@ -142,7 +142,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(change: Any) -> None:
 
 
 def test_reading_a_manifest_needs_neither_numpy_nor_torch() -> None:
-    code = "import sys, pipeline.manifest; print({'numpy', 'torch', 'ray', 'PIL'} & set(sys.modules))"
-    root = Path(__file__).parents[2]
+    code = "import sys, pipeline.data.manifest; print({'numpy', 'torch', 'ray', 'PIL'} & set(sys.modules))"
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

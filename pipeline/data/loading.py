@@ -1,6 +1,6 @@
 """Random access to the examples of a split: shards mapped into memory, an index, an optional cache of pixels.
 
-Not a stream: order belongs to `pipeline.ordering`, which asks for any example at any time. Needs NumPy and
+Not a stream: order belongs to `pipeline.data.ordering`, which asks for any example at any time. Needs NumPy and
 Pillow, no ``webdataset``.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.manifest import MANIFEST_NAME, Manifest, SplitName, load_manifest
+from pipeline.data.shards import index_shard, map_shard
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST_NAME, Manifest, SplitName, load_manifest
-from pipeline.shards import index_shard, map_shard
 
 
 class Examples:

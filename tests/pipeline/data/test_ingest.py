@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decoding import decode_square
+from pipeline.data.decoding import decode_square
+from pipeline.data.ingest import ingest, ingest_drawn
+from pipeline.data.loading import Examples
+from pipeline.data.manifest import Manifest
+from pipeline.data.shards import verify
 from pipeline.errors import UserError
-from pipeline.ingest import ingest, ingest_drawn
-from pipeline.loading import Examples
-from pipeline.manifest import Manifest
-from pipeline.shards import verify
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -229,8 +229,8 @@ def test_impossible_requests_are_refused(tmp_path: Path, change: dict[str, objec
 
 
 def test_drawn_images_go_through_the_same_writer(tmp_path: Path) -> None:
-    from pipeline.drawn import CLASSES as DRAWN
-    from pipeline.drawn import draw
+    from pipeline.data.drawn import CLASSES as DRAWN
+    from pipeline.data.drawn import draw
 
     calls: list[tuple[int, int | None]] = []
     manifest = ingest_drawn(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.manifest import SPLITS, SplitName
+from pipeline.data.manifest import SPLITS, SplitName
 
 Path = list[str]  # the parts of a path
 

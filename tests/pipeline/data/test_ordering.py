@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.data.ordering import examples_of_step, permutation_of_epoch, positions_of_rank
 from pipeline.errors import UserError
-from pipeline.ordering import examples_of_step, permutation_of_epoch, positions_of_rank
 
 
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(4, 20), (7, 20), (64, 20), (20, 20), (3, 1)])
