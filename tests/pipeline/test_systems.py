@@ -16,11 +16,11 @@ import torch
 from pipeline.bounding import bound_block
 from pipeline.classifier import Classifier, predict, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
+from pipeline.data.ingest import ingest_drawn
+from pipeline.data.loading import Examples
+from pipeline.data.ordering import examples_of_step
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
-from pipeline.ingest import ingest_drawn
-from pipeline.loading import Examples
-from pipeline.ordering import examples_of_step
 from stages.cascade import Cascade, Rung, TrainedStage, sample_stage
 from stages.images import downsample, to_float, to_uint8, upsample
 from stages.randomness import KeyedDraws
@@ -30,6 +30,7 @@ from stages.training import Batch, TrainState, train_step
 MICRO = Path(__file__).parents[2] / "jobs" / "experiments" / "micro"
 SYSTEMS = ("ddpm", "sr3", "cdm", "simple_diffusion")
 BLOCK = 64
+SHARE = 0.7  # of the steps that the experiments ask for: enough to see that they learn
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,7 @@ def train(experiment: Experiment, name: str, examples: Examples) -> tuple[Traine
     """Stage ``name`` before and after training: (as initialised, averaged weights)."""
     stage = Stage.build(experiment.stage_spec(name, len(examples.classes)))
     training = experiment.stages[name].training
+    training = training.model_copy(update={"steps": int(SHARE * training.steps)})
     state = TrainState.start(stage, training, seed=0)
     positions = torch.arange(training.batch_size)
     while state.step < training.steps:
