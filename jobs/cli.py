@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.ingest_command import ingest
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.plans import print_reckoning
 from jobs.serving import show_runs
-from jobs.work import Manner, command_of, make_data, require_stage, towards, work
+from jobs.work import Manner, command_of, require_stage, towards, work
 from pipeline.events import Events
 from pipeline.experiment_spec import Experiment
 
@@ -56,30 +57,7 @@ def describe(
     del show_version  # its callback has answered
 
 
-@app.command()
-def ingest(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder with one folder of images per class, or a tar of one.")
-    ],
-    dest: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A new or empty folder for the shards and their manifest.")
-    ],
-    size: Annotated[int, typer.Option(help="Side of the square images in the shards, in px.", min=1)] = 32,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share of each class held out when SOURCE has no val or test folder.", min=0, max=1)
-    ] = 0.1,
-    shard_size: Annotated[int, typer.Option(help="Examples per shard.", min=1)] = 5000,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Make a data set of WebDataset shards from a class-per-folder image tree or a .tar/.tar.gz of one.
-
-    Images come out as centre-cropped RGB of the asked size. A file that cannot be decoded is named in the manifest.
-
-    Example: [cyan]rayfall ingest photos.tar.gz data/photos --size 64[/cyan], then in the experiment
-    [cyan]data: {kind: shards, path: data/photos}[/cyan]
-    """
-    make_data(source, dest, size, val_fraction, shard_size, Manner(as_json, debug))
+app.command()(ingest)
 
 
 @app.command()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from pipeline.errors import UserError
 from pipeline.experiment import load_experiment
 
 if TYPE_CHECKING:
-    from pipeline.data.manifest import Manifest
     from pipeline.events import Events
     from pipeline.experiment_spec import Experiment
     from pipeline.workflow import Goal
@@ -96,42 +94,3 @@ def require_stage(experiment: Experiment, name: str, option: str) -> None:
     """Raise UserError when the experiment has no stage ``name``."""
     if name not in experiment.names:
         raise UserError(f"{option} {name}: the experiment's stages are {', '.join(experiment.names)}")
-
-
-def make_data(source: Path, dest: Path, size: int, val_fraction: float, shard_size: int, manner: Manner) -> None:
-    """Ingest, and tell what came in and what was left out."""
-    with ending("ingest", as_json=manner.as_json, debug=manner.debug) as end:
-        from pipeline.data.ingest import ingest
-
-        with display(end.console) as events:
-            events.started("ingest")
-            began = time.monotonic()
-            manifest = ingest(
-                source,
-                dest,
-                size=size,
-                val_fraction=val_fraction,
-                shard_size=shard_size,
-                progress=lambda done, total: events.progress("ingest", done, total),
-            )
-            events.finished("ingest", time.monotonic() - began, False)
-        left_out = [f"{item.name}: {item.reason}" for item in manifest.undecodable]
-        end.figures = {
-            "dest": str(dest),
-            "examples": {name: split.examples for name, split in manifest.splits.items()},
-            "classes": len(manifest.classes),
-            "image_size": manifest.image_size,
-            "left_out": left_out,
-            "digest": manifest.digest,
-        }
-        if not manner.as_json:
-            _tell_data(dest, manifest, left_out)
-
-
-def _tell_data(dest: Path, manifest: Manifest, left_out: Sequence[str]) -> None:
-    counts = " and ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
-    print(f"{dest}: {counts} examples of {len(manifest.classes)} classes, {manifest.image_size} px")
-    if left_out:
-        shown = left_out[:10]
-        more = f"\n  and {len(left_out) - 10} more, all named in {dest / 'manifest.json'}" if left_out[10:] else ""
-        print(f"left out: {len(left_out)}\n  " + "\n  ".join(shown) + more)

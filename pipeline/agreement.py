@@ -28,10 +28,12 @@ def check_stage(experiment: Experiment, name: str) -> None:
         )
     if not isinstance(data, ShardData) and data.size % stage.size:
         raise ValueError(f"stages.{name}: images of {data.size} px do not shrink evenly to {stage.size} px")
-    if stage.training.batch_size % experiment.resources.workers:
+    training, workers = stage.training, experiment.resources.most_workers
+    if workers > training.most_workers:
+        parts = "examples" if training.micro_batch is None else f"micro-batches of {training.micro_batch}"
         raise ValueError(
-            f"stages.{name}.training.batch_size {stage.training.batch_size} does not divide among "
-            f"{experiment.resources.workers} workers"
+            f"stages.{name}.training.batch_size {training.batch_size} has {training.most_workers} {parts}, too few for "
+            f"{workers} workers; lower resources.workers to {training.most_workers} or less"
         )
 
 

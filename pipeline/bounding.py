@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from pipeline.dag import Task
-from pipeline.data.datasets import data_folder
-from pipeline.data.loading import Examples
+from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
 from stages.bound import Bound, variational_bound
 from stages.cascade import Rung, TrainedStage, blocks_of, conditioned, low_res_input
 from stages.checkpoints import load_trained
 from stages.guidance import thresholded
-from stages.images import downsample, to_float, to_uint8
+from stages.images import downsample, to_float
 from stages.randomness import KeyedDraws
 from stages.schedules import sampling_grid
 
@@ -37,7 +36,7 @@ def bound_stage(task: Task) -> dict[str, Any]:
     config = task.config
     count, steps = config["images"], config["steps"]
     trained = load_trained(task.inputs["stage"], ema_length=config["ema_length"])
-    examples = Examples(data_folder(task.inputs["data"]), "val", cache_bytes=0)
+    examples = open_examples(task.inputs["data"], "val", size=trained.stage.spec.size, keep_bytes=0)
     if count > len(examples):
         raise UserError(
             f"evaluation.bound asks for {count} held-out images, of which there are {len(examples)}; lower "
@@ -78,23 +77,22 @@ def bound_block(
     config: Any,
     progress: Callable[[int], None],
 ) -> Bound:
-    """The bound of one canonical block: real ``images`` (B, 3, S, S) of the data set's size, ``labels`` (B,)."""
+    """The bound of one canonical block: real ``images`` (B, 3, S, S) of the stage's size, ``labels`` (B,)."""
     stage = trained.stage
     draws = KeyedDraws(config["seed"], f"bound {stage.spec.name}")
     low_res = None
     if stage.spec.low_res_size is not None:
         below = Rung(downsample(images, stage.spec.low_res_size), {})
         low_res = low_res_input(stage, below, indices, draws, kind="non_truncated", level=config["level"])
-    x = to_float(to_uint8(downsample(images, stage.spec.size)))
 
     def noise(purpose: str, step: int) -> Tensor:
         progress(step)
-        return draws.normal(purpose, step, indices, x.shape[1:])
+        return draws.normal(purpose, step, indices, images.shape[1:])
 
     denoiser = thresholded(stage.denoiser(trained.net), "static", percentile=1.0)
     return variational_bound(
         conditioned(denoiser, labels, low_res, precision=config["precision"]),
-        x,
+        images,
         sampling_grid(stage.schedule, config["steps"]),
         variance=config["variance"],
         noise=noise,

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.classifier_spec import ClassifierSpec
-from pipeline.data.ordering import examples_of_step
+from pipeline.data.ordering import ExampleOrder
 from pipeline.errors import UserError
 from stages.images import downsample, to_float, upsample
 
@@ -44,7 +44,11 @@ class ImageSource(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def image_size(self) -> int: ...
-    def __len__(self) -> int: ...
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Examples per shard, int64 (shards,)."""
+        ...
+
     def read(self, indices: npt.NDArray[np.int64], /) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]: ...
 
 
@@ -130,8 +134,9 @@ def train_classifier(
         )
     net = net.to(device=device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    order = ExampleOrder(examples.counts, seed=seed, stage="classifier")
     for step in range(spec.steps):
-        images, labels = _batch(spec, examples, sizes, seed, step)
+        images, labels = _batch(spec, examples, order, sizes, seed, step)
         images, labels = images.to(device), labels.to(device)
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * _one_cycle((step + 1) / (spec.steps + 1))
@@ -153,11 +158,10 @@ def _one_cycle(progress: float) -> float:
 
 
 def _batch(
-    spec: ClassifierSpec, examples: ImageSource, sizes: Sequence[int], seed: int, step: int
+    spec: ClassifierSpec, examples: ImageSource, order: ExampleOrder, sizes: Sequence[int], seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, S, S) in [-1, 1] and labels (B,) of one step; every draw is keyed by (seed, step)."""
-    chosen = examples_of_step(seed, "classifier", step, batch_size=spec.batch_size, num_examples=len(examples))
-    pixels, truth = examples.read(chosen)
+    pixels, truth = examples.read(order.of_step(step, spec.batch_size))
     images, labels = to_float(torch.from_numpy(pixels)), torch.from_numpy(truth)
     dice = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step))))
     choice = torch.from_numpy(dice.integers(len(sizes), size=len(images)))

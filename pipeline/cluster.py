@@ -43,7 +43,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if address is None:
         # One machine is not taken away with notice: three processes less per training run.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        ray.init(include_dashboard=True, **options)
+        # "local": without it Ray would join whatever cluster somebody else left running on this machine.
+        ray.init(address="local", include_dashboard=True, **options)
     else:
         ray.init(address=address, **options)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.collecting_searches import search_notes, searches_of
-from pipeline.data.datasets import data_folder
+from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.evaluation_spec import InceptionScorer
 from pipeline.experiment_spec import Experiment
@@ -27,7 +27,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
     ``computed`` names the nodes of this very run, ``created`` is seconds since 1970.
     """
     experiment, declared = outcome.experiment, outcome.declared
-    manifest = load_manifest(data_folder(outcome.results["data"].folder))
+    manifest = load_manifest(data_place(outcome.results["data"].folder).address)
     moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
     return Report(
         title=declared.name if not declared.description else f"{declared.name}: {declared.description}",

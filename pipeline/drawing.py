@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.dag import stored
-from pipeline.data.datasets import data_folder
+from pipeline.data.datasets import data_place
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.events import Events
@@ -39,7 +39,7 @@ def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str,
         stages.append(load_trained(result.folder, ema_length=experiment.stages[name].sampling.ema_length))
     data = stored(nodes.data, storage)
     assert data is not None, "a trained stage has its data"
-    classes = load_manifest(data_folder(data.folder)).classes
+    classes = load_manifest(data_place(data.folder).address).classes
     return Cascade(stages, [experiment.stages[name].sampling for name in names]), classes
 
 

@@ -8,9 +8,9 @@ Nothing here imports torch, Ray, MLflow or YAML.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from pipeline.agreement import check_bound, check_counts, check_seeds, check_stage, check_truncation
 from pipeline.chains import Chains, below_in, check_chains
@@ -45,17 +45,59 @@ class TrackingSpec(Spec):
     uri: str | None = None
 
 
-class ResourcesSpec(Spec):
-    """Where work runs. Nothing here changes a result, so nothing here is digested."""
+class WorkerRange(Spec):
+    """As many training workers as there is room for: elastic, the number may change while a stage trains."""
 
-    workers: PositiveInt = Field(1, description="Training workers per stage.")
+    min: PositiveInt
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"a range of workers is given as min <= max, not {self.min} and {self.max}")
+        return self
+
+
+def _number_or_range(value: Any) -> str:
+    return "range" if isinstance(value, dict | WorkerRange) else "number"
+
+
+Workers = Annotated[
+    Annotated[PositiveInt, Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_number_or_range)
+]
+
+
+class ResourcesSpec(Spec):
+    """Where work runs. Nothing here is digested: what it changes of a result is rounding.
+
+    Without ``training.micro_batch`` the number of workers also changes which masks dropout draws.
+    """
+
+    workers: Workers = Field(
+        1, description="Training workers per stage: a number, or a range such as {min: 1, max: 4}."
+    )
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     sampling_workers: PositiveInt = 2
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
+    loader_processes: Annotated[int, Field(ge=0)] = Field(
+        0, description="Processes that decode ahead for each training worker; 0: the worker itself decodes."
+    )
+    cache: Path = Field(
+        Path("~/.cache/rayfall/shards"), description="Folder on each node for shards of an object store."
+    )
+    cache_gb: Annotated[float, Field(gt=0)] = Field(50.0, description="As much of it, at most, in 10^9 bytes.")
     address: str | None = Field(None, description="Ray cluster to join; None starts one here.")
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.workers.min if isinstance(self.workers, WorkerRange) else self.workers
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
 
 class Experiment(Spec):

@@ -18,8 +18,8 @@ import torch
 from pipeline.classifier import load_classifier, predict, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.dag import Task
-from pipeline.data.datasets import data_folder
-from pipeline.data.loading import Examples
+from pipeline.data.datasets import data_place, open_examples
+from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.metrics import (
     FeatureStats,
@@ -30,31 +30,32 @@ from pipeline.metrics import (
     merge_stats,
     precision_recall,
 )
-from stages.images import downsample, to_float, to_uint8, upsample
+from stages.images import to_float, to_uint8, upsample
 
 
 def make_classifier(task: Task) -> dict[str, Any]:
     """Graph node: a classifier trained on real images, and its accuracy on held-out ones at each size."""
     torch.set_num_threads(task.context["threads"])
-    folder = data_folder(task.inputs["data"])
+    data = task.inputs["data"]
     spec = ClassifierSpec.model_validate(task.config["classifier"])
     sizes = task.config["sizes"]
     net = train_classifier(
         spec,
-        Examples(folder, "train"),
+        open_examples(data, "train"),
         sizes,
         task.config["seed"],
         log=lambda step, _: task.progress(step, spec.steps),
     )
     save_classifier(net, task.out)
-    held_out = Examples(folder, "val")
-    count = min(len(held_out), task.config["held_out"])
-    pixels, labels = held_out.read(np.arange(count))
     found = {}
     for size in sizes:
-        images = np.concatenate(list(_at_size(_blocks(pixels, 250), size, held_out.image_size)))
-        predicted = np.concatenate([predict(net, block) for block in _blocks(images, 250)])
-        found[str(size)] = accuracy(predicted, labels, len(held_out.classes)).overall
+        held_out = open_examples(data, "val", size=size, keep_bytes=0)
+        count = min(len(held_out), task.config["held_out"])
+        full = held_out.manifest.image_size
+        read = [held_out.read(indices) for indices in _blocks(np.arange(count), 250)]
+        predicted = np.concatenate([predict(net, _enlarged(pixels, full)) for pixels, _ in read])
+        truth = np.concatenate([labels for _, labels in read])
+        found[str(size)] = accuracy(predicted, truth, len(held_out.classes)).overall
     return {"accuracy": found, "held_out": count}
 
 
@@ -62,23 +63,31 @@ def real_features(task: Task) -> dict[str, Any]:
     """Graph node: features and predictions of real images of one split at one size (int ``size``, ``count``)."""
     torch.set_num_threads(task.context["threads"])
     split, count, size = task.config["split"], task.config["count"], task.config["size"]
-    examples = Examples(data_folder(task.inputs["data"]), split)
+    examples = open_examples(task.inputs["data"], split, size=size, keep_bytes=0)
     if count > len(examples):
         raise UserError(
             f"the evaluation asks for {count} real images of the split {split}, which holds {len(examples)}; "
             f"lower evaluation.{'reference' if split == 'train' else 'samples'} (and search.samples) to at most that"
         )
-    pixels, labels = examples.read(np.arange(count))
-    np.save(task.out / "labels.npy", labels)
     if split == "val":
-        np.save(task.out / "images.npy", _shrunk(pixels[:100], size))
-    return _judge(task, _at_size(_blocks(pixels, task.config["block"]), size, examples.image_size), count)
+        np.save(task.out / "images.npy", examples.read(np.arange(min(count, 100)))[0])
+    full, truth = examples.manifest.image_size, []
+
+    def blocks() -> Iterator[npt.NDArray[np.uint8]]:
+        for indices in _blocks(np.arange(count), task.config["block"]):
+            pixels, labels = examples.read(indices)
+            truth.append(labels)
+            yield _enlarged(pixels, full)
+
+    judged = _judge(task, blocks(), count)
+    np.save(task.out / "labels.npy", np.concatenate(truth))
+    return judged
 
 
 def sample_features(task: Task) -> dict[str, Any]:
     """Graph node: features and predictions of the images of a sample node."""
     torch.set_num_threads(task.context["threads"])
-    full = Examples(data_folder(task.inputs["data"]), "val", cache_bytes=0).image_size
+    full = load_manifest(data_place(task.inputs["data"]).address).image_size
     samples = np.load(task.inputs["samples"] / "images.npy", mmap_mode="r")
     images = (to_uint8(torch.from_numpy(np.array(block))).numpy() for block in _blocks(samples, task.config["block"]))
     return _judge(task, (_enlarged(block, full) for block in images), len(samples))
@@ -130,15 +139,6 @@ def _blocks(values: npt.NDArray[Any], block: int) -> Iterator[npt.NDArray[Any]]:
     return (values[start : start + block] for start in range(0, len(values), block))
 
 
-def _shrunk(pixels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """uint8 (N, S, S, 3) -> uint8 (N, size, size, 3), by means over blocks."""
-    return to_uint8(downsample(to_float(torch.from_numpy(pixels)), size)).numpy()
-
-
 def _enlarged(pixels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """uint8 (N, h, w, 3) -> uint8 (N, size, size, 3): images of every stage are judged at the size of the data."""
     return to_uint8(upsample(to_float(torch.from_numpy(pixels)), size)).numpy()
-
-
-def _at_size(blocks: Iterator[npt.NDArray[np.uint8]], size: int, full: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Real images shrunk to ``size`` and enlarged to ``full`` px again, as samples of that size are."""
-    return (_enlarged(_shrunk(block, size), full) for block in blocks)

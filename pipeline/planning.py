@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.dag import stored
-from pipeline.data.datasets import SHARD_SIZE, data_folder
+from pipeline.data.datasets import SHARD_SIZE, data_place
 from pipeline.data.drawn import CLASSES
 from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from pipeline.data.specs import DrawnData, ShardData
+from pipeline.data.specs import DrawnData, ShardData, absolute
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.objects import open_objects
 from pipeline.storage import open_storage
 
 # Dense bf16 matrix products, TFLOP/s, from the makers' data sheets (SXM or the largest board of each name).
@@ -62,8 +64,13 @@ class DataFacts:
     train: int
     classes: int
     shards: int
-    bytes_per_image: float
+    bytes_per_image: float  # of the largest stored form
     exact: bool  # from a manifest; else bytes are those of raw pixels, an upper bound
+    forms: tuple[tuple[int, float], ...] = ()  # side in px and bytes per image of every stored form, largest first
+
+    def bytes_at(self, size: int) -> float:
+        """What is read for one image of ``size`` px: the smallest stored form that it is made of."""
+        return next((count for side, count in reversed(self.forms) if side % size == 0), self.bytes_per_image)
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,13 @@ class StagePlan:
     parameters: int
     forward_gflops: float  # per image
     training_gflops: float  # per image, forward and backward
-    activation_gib: float  # of one worker's share of the batch
+    activation_gib: float  # of what one worker works on at once: its share of the batch, or a micro-batch of it
     state_gib: float  # weights, gradients, averages and optimizer moments on one worker
     checkpoint_gib: float
-    batch_per_worker: int
+    batch_per_worker: int  # the largest share, where the fewest workers are there
     epochs: float
     gpu_hours: float
-    hours: float  # on the workers of the experiment
+    hours: float  # on the most workers of the experiment
     images_per_second: float  # of one worker
     read_mb_per_second: float  # of one worker
     net_calls: int  # to draw one image at this stage alone
@@ -91,10 +98,9 @@ def reckon(experiment: Experiment, machine: Machine) -> dict[str, Any]:
     """Figures of every stage and their sums, as plain values. Raises UserError where the data set is not described."""
     data = data_facts(experiment)
     stages = {name: stage_plan(experiment, name, machine, data) for name in experiment.names}
-    workers = experiment.resources.workers
     return {
         "gpu": f"{machine.gpu}, {GPUS[machine.gpu]:g} TFLOP/s at {machine.utilisation:.0%}",
-        "workers": workers,
+        "workers": experiment.resources.most_workers,
         "plan": {name: asdict(plan) for name, plan in stages.items()},
         "data": asdict(data),
         "training_gpu_hours": sum(plan.gpu_hours for plan in stages.values()),
@@ -107,10 +113,11 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
     from stages.accounting import cost_of
     from stages.stage import Stage
 
-    config, workers = experiment.stages[name], experiment.resources.workers
+    config, resources = experiment.stages[name], experiment.resources
     training, sampling = config.training, config.sampling
     cost = cost_of(Stage.build(experiment.stage_spec(name, data.classes)), training)
-    share = training.batch_size // workers
+    pieces = -(-training.most_workers // resources.fewest_workers)
+    share = min(training.batch_size, pieces * (training.micro_batch or 1))
     seconds = machine.seconds(cost.training_flops * training.batch_size * training.steps)
     rate = 1.0 / machine.seconds(cost.training_flops)
     calls = sampling.net_calls
@@ -121,15 +128,15 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
         parameters=cost.parameters,
         forward_gflops=cost.forward_flops / 1e9,
         training_gflops=cost.training_flops / 1e9,
-        activation_gib=cost.activation_bytes * share / 2**30,
+        activation_gib=cost.activation_bytes * min(share, training.micro_batch or share) / 2**30,
         state_gib=4 * cost.parameters * (5 + averages) / 2**30,
         checkpoint_gib=cost.checkpoint_bytes / 2**30,
         batch_per_worker=share,
         epochs=training.steps * training.batch_size / data.train,
         gpu_hours=seconds / 3600,
-        hours=seconds / 3600 / workers,
+        hours=seconds / 3600 / resources.most_workers,
         images_per_second=rate,
-        read_mb_per_second=rate * data.bytes_per_image / 1e6,
+        read_mb_per_second=rate * data.bytes_at(config.size) / 1e6,
         net_calls=calls,
         sampling_gpu_hours=drawn / 3600,
     )
@@ -140,13 +147,13 @@ def data_facts(experiment: Experiment) -> DataFacts:
     manifest = _manifest(experiment)
     if manifest is not None:
         split = manifest.splits["train"]
-        size = sum(shard.bytes for shard in split.shards)
-        return DataFacts(split.examples, len(manifest.classes), len(split.shards), size / split.examples, True)
+        forms = tuple((form.size, sum(split.shards[form.name].bytes) / split.examples) for form in manifest.forms)
+        return DataFacts(split.examples, len(manifest.classes), len(split.counts), forms[0][1], True, forms)
     data = experiment.data
     if isinstance(data, DrawnData):
         return DataFacts(data.train, len(CLASSES), math.ceil(data.train / SHARD_SIZE), 3.0 * data.size**2, False)
     if data.expects is None:
-        where = data.path if isinstance(data, ShardData) else data.source
+        where = data.location
         raise UserError(
             f"data: {where} has not been ingested, so its size is not known; say what it will be, as in "
             "expects: {train: 1281167, classes: 1000}"
@@ -157,12 +164,17 @@ def data_facts(experiment: Experiment) -> DataFacts:
 
 
 def _manifest(experiment: Experiment) -> Manifest | None:
-    """The manifest of the experiment's data set, None while there is no data set."""
+    """The manifest of the experiment's data set, None while there is no data set.
+
+    A data set in an object store of which it is said what to expect is not looked for: a plan needs no credentials.
+    """
     data = experiment.data
+    if not isinstance(data, DrawnData) and data.expects is not None and "://" in data.location:
+        return None
     if isinstance(data, ShardData):
-        there = data.path.is_file() or (data.path / MANIFEST_NAME).exists()
-        return load_manifest(data.path) if there else None
-    if not isinstance(data, DrawnData) and not data.source.exists():
+        there = open_objects(absolute(data.path)).size(MANIFEST_NAME) is not None
+        return load_manifest(absolute(data.path)) if there else None
+    if not isinstance(data, DrawnData) and not Path(data.location).expanduser().exists():
         return None
     found = stored(Nodes(experiment).data, open_storage(experiment.store))
-    return load_manifest(data_folder(found.folder)) if found else None
+    return load_manifest(data_place(found.folder).address) if found else None

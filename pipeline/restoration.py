@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.dag import Task
-from pipeline.data.datasets import data_folder
-from pipeline.data.loading import Examples
+from pipeline.data.datasets import open_examples
 from stages.images import downsample, to_float, to_uint8, upsample
 
 FIGURES = ("psnr", "bicubic_psnr", "ssim", "bicubic_ssim", "consistency", "chained_consistency")
@@ -88,14 +87,14 @@ def score_restoration(task: Task) -> dict[str, Any]:
     enlargement of the real low-res images is the score that costs no net. SSIM is None below 11 px.
     """
     size, low_size, block = (task.config[key] for key in ("size", "low_res_size", "block"))
-    examples = Examples(data_folder(task.inputs["data"]), "val", cache_bytes=0)
+    examples = open_examples(task.inputs["data"], "val", size=size, keep_bytes=0)
     oracle, chained, below = (_images(task.inputs[role]) for role in ("oracle", "chained", "below"))
     found: dict[str, list[Tensor]] = defaultdict(list)
     for start in range(0, len(oracle), block):
         part = slice(start, min(start + block, len(oracle)))
         pixels, _ = examples.read(np.arange(part.start, part.stop))
-        real = to_float(torch.from_numpy(pixels))
-        truth, low_res = downsample(real, size), downsample(real, low_size)
+        truth = to_float(torch.from_numpy(pixels))
+        low_res = downsample(truth, low_size)
         restored, own = _tensor(oracle, part), _tensor(chained, part)
         for prefix, images in (("", restored), ("bicubic_", upsample(low_res, size, "bicubic"))):
             found[f"{prefix}psnr"].append(psnr(_rounded(images), _rounded(truth)))

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.dag import Task
-from pipeline.data.datasets import data_folder
-from pipeline.data.loading import Examples
+from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
@@ -115,7 +114,7 @@ def _stored_rung(folder: Path, start: int, config: Mapping[str, Any]) -> Rung:
 
 def _real_rung(result: Path, trained: TrainedStage, indices: torch.Tensor) -> tuple[Rung, torch.Tensor]:
     """Held-out real images as the stage below would hand them over, and their labels."""
-    examples = Examples(data_folder(result), "val")
+    examples = open_examples(result, "val", size=trained.stage.spec.size)
     low_size = trained.stage.spec.low_res_size
     assert low_size is not None, "only a super-resolution stage has an oracle"
     if int(indices[0]) >= len(examples):

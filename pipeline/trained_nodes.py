@@ -10,22 +10,22 @@ from typing import Any
 from pipeline.dag import Node
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sources import identify
-from pipeline.data.specs import DrawnData, ImageData, ShardData
+from pipeline.data.specs import DrawnData, ImageData, ShardData, absolute
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 
 # Raise a number when the function gives another result for the same settings.
 VERSIONS = {
-    "pipeline.data.datasets:make_data": 1,
-    "pipeline.data.datasets:link_data": 1,
-    "pipeline.judging:make_classifier": 1,
-    "pipeline.judging:real_features": 1,
-    "pipeline.sampling:sample_prefix": 1,
-    "pipeline.judging:sample_features": 1,
+    "pipeline.data.datasets:make_data": 2,
+    "pipeline.data.datasets:link_data": 2,
+    "pipeline.judging:make_classifier": 2,
+    "pipeline.judging:real_features": 2,
+    "pipeline.sampling:sample_prefix": 2,
+    "pipeline.judging:sample_features": 2,
     "pipeline.judging:score": 1,
-    "pipeline.restoration:score_restoration": 1,
-    "pipeline.bounding:bound_stage": 1,
-    "pipeline.training:train_stage": 1,
+    "pipeline.restoration:score_restoration": 2,
+    "pipeline.bounding:bound_stage": 2,
+    "pipeline.training:train_stage": 2,
     "pipeline.search:search_stages": 1,
 }
 FEATURE_SEED, JUDGE_SEED = 101, 202
@@ -71,20 +71,21 @@ class TrainedNodes:
         """The data set. Raises UserError when its source or folder cannot be used."""
         data = self.experiment.data
         if isinstance(data, DrawnData):
-            return self._node("data", "pipeline.data.datasets:make_data", data.model_dump(mode="json"))
+            config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "png"}
+            return self._node("data", "pipeline.data.datasets:make_data", config)
         if isinstance(data, ShardData):
             manifest = load_manifest(data.path)
-            context = {**self._context, "path": str(data.path.resolve())}
-            return self._node("data", "pipeline.data.datasets:link_data", {"digest": manifest.digest}, context=context)
+            context = {**self._context, "path": absolute(data.path)}
+            config = {"digest": manifest.digest, "reduction": data.reduction}
+            return self._node("data", "pipeline.data.datasets:link_data", config, context=context)
         assert isinstance(data, ImageData)
         identity = identify(data.source)
         config = {
             "kind": "images",
             "fingerprint": identity.fingerprint,
-            "size": data.size,
-            "val_fraction": data.val_fraction,
+            **data.model_dump(mode="json", include={"size", "encoding", "val_fraction", "max_undecodable"}),
         }
-        context = {**self._context, "source": str(data.source.resolve())}
+        context = {**self._context, "source": absolute(data.source)}
         return self._node("data", "pipeline.data.datasets:make_data", config, context=context)
 
     def train(self, name: str) -> Node:
@@ -95,12 +96,15 @@ class TrainedNodes:
             "stage": stage,
             "training": config.training.model_dump(mode="json"),
             "seed": self.experiment.seed,
+            "shuffle": self.experiment.data.shuffle.model_dump(mode="json"),
         }
         node = f"train/{name}"
         context = {
             **self._context,
             **resources.model_dump(
+                mode="json",
                 include={"workers", "cpus_per_worker", "gpus_per_worker", "log_every", "checkpoint_seconds"}
+                | {"loader_processes", "cache", "cache_gb"},
             ),
             "run": run_prefix(node, settings, self.data.digest),
         }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class TrainState:
 class StepReport:
     """What a step measured, still on the device: reading it is the caller's choice of when to wait."""
 
-    loss: Tensor
+    loss: Tensor  # (): this rank's share of the mean over the global batch; the sum over ranks is that mean
     gradient_norm: Tensor
     learning_rate: float
 
@@ -70,23 +71,70 @@ class Batch:
 
     images: Tensor  # (B, C, H, W) float in [-1, 1]
     labels: Tensor  # (B,) int64
-    positions: Tensor  # (B,) int64: places in the global batch
+    positions: Tensor  # (B,) int64, ascending: places in the global batch. On the CPU no step waits for a GPU.
+
+    def pieces(self, micro_batch: int | None) -> list[Batch]:
+        """Cut at the multiples of ``micro_batch`` in the global batch, wherever this slice begins; None: one piece."""
+        if micro_batch is None:
+            return [self]
+        _, counts = torch.unique_consecutive(self.positions.cpu() // micro_batch, return_counts=True)
+        parts = [tensor.split(counts.tolist()) for tensor in (self.images, self.labels, self.positions)]
+        return [Batch(*piece) for piece in zip(*parts, strict=True)]
 
 
 @contextmanager
-def keyed_dropout(net: nn.Module, draws: KeyedDraws, step: int, positions: Tensor) -> Iterator[None]:
-    """Dropout masks as a function of the step and of the first of ``positions`` (B,); torch's generators are put back.
+def keyed_dropout(
+    net: nn.Module, draws: KeyedDraws, step: int, positions: Tensor, device: torch.device
+) -> Iterator[None]:
+    """Dropout masks on ``device`` as a function of the step and the first of ``positions`` (B,).
 
-    So a step that is run again, by whichever rank, drops the same; but masks are torch's own draws, over a whole slice
-    at once, so (unlike every other draw) they depend on how the global batch is cut into slices.
+    Masks are torch's own draws over a whole piece at once, so (unlike every other draw) they depend on how the global
+    batch is cut: on step and micro-batch alone where ``TrainingSpec.micro_batch`` is set, whichever worker has it, and
+    on the workers' slices where it is not. torch's generators are put back.
     """
     if not any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in net.modules()):
         yield
         return
     words = draws.words("dropout", step, positions[:1].cpu(), 2)
-    with torch.random.fork_rng(devices=[positions.device] if positions.is_cuda else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(words[0, 0]) << 31 ^ int(words[0, 1]))
         yield
+
+
+def gradient_exchange(model: Any, *, now: bool) -> AbstractContextManager[Any]:
+    """Whether a backward pass of ``model`` ends with the exchange among ranks; a net on its own has none."""
+    return nullcontext() if now or not hasattr(model, "no_sync") else model.no_sync()
+
+
+def accumulate_gradients(
+    stage: Stage, state: TrainState, batch: Batch, *, model: Net | None = None, training: TrainingSpec, seed: int
+) -> Tensor:
+    """Add to the gradients in ``state.net`` those of the mean loss over the global batch, as far as it is ``batch``.
+
+    Returns this share of the mean loss, (). Both are sums over examples divided by ``training.batch_size``: over ranks
+    they are to be summed, and slices of any lengths then weigh what they should. ``model`` exchanges gradients among
+    ranks, if it does, in the last of the micro-batches, and must sum them (averaging would weigh ranks alike).
+    """
+    draws, device = KeyedDraws(seed, stage.spec.name), batch.images.device
+    model = state.net if model is None else model
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    pieces, shares = batch.pieces(training.micro_batch), []
+    for piece in pieces:
+        with gradient_exchange(model, now=piece is pieces[-1]):
+            with autocast, keyed_dropout(state.net, draws, state.step, piece.positions, device):
+                losses = stage.loss(
+                    model,
+                    piece.images,
+                    piece.labels,
+                    draws,
+                    state.step,
+                    piece.positions.to(device),
+                    training.batch_size,
+                )
+            share = losses.sum() / training.batch_size
+            share.backward()
+        shares.append(share.detach())
+    return torch.stack(shares).sum()
 
 
 def train_step(
@@ -94,25 +142,19 @@ def train_step(
 ) -> StepReport:
     """Advance ``state`` by one optimizer step on this rank's slice of the global batch.
 
-    ``model`` is the net as it is called (a DistributedDataParallel wrapper, a compiled net); gradients end up
-    in ``state.net``. Every draw is keyed by (seed, stage, step, position), so the result does not depend on
-    which rank holds which slice (with dropout: on the slices alone, see ``keyed_dropout``).
+    ``model`` is the net as it is called (a DistributedDataParallel wrapper that sums gradients, a compiled net);
+    gradients end up in ``state.net``. Every draw is keyed by (seed, stage, step, position), so the result does not
+    depend on which rank holds which slice (with dropout: where ``training.micro_batch`` is set, see ``keyed_dropout``).
     """
-    draws = KeyedDraws(seed, stage.spec.name)
-    model = state.net if model is None else model
     rate = learning_rate_at(training, state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=training.precision == "bf16")
-    with autocast, keyed_dropout(state.net, draws, state.step, batch.positions):
-        losses = stage.loss(model, batch.images, batch.labels, draws, state.step, batch.positions, training.batch_size)
-    loss = losses.mean()
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss = accumulate_gradients(stage, state, batch, model=model, training=training, seed=seed)
     norm = nn.utils.clip_grad_norm_(state.net.parameters(), training.clip)
     state.optimizer.step()
     update_average(state.ema.parameters(), state.net.parameters(), ema_decay(training.ema, state.step))
     state.step += 1
     for width, average in state.averages.items():
         update_average(average.values(), state.net.parameters(), average_decay(gamma_of(width), state.step))
-    return StepReport(loss.detach(), norm.detach(), rate)
+    return StepReport(loss, norm.detach(), rate)

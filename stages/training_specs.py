@@ -35,6 +35,11 @@ class TrainingSpec(Spec):
 
     steps: PositiveInt
     batch_size: PositiveInt = Field(64, description="Global batch: all workers together.")
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="Cut the global batch into pieces of this many consecutive examples and sum their gradients: then "
+        "a run depends on the number of workers by rounding alone, dropout included. None: one piece for each worker.",
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Annotated[int, Field(ge=0)] = 100
     decay_after: PositiveInt | None = Field(
@@ -46,6 +51,20 @@ class TrainingSpec(Spec):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="Decay of the averaged weights, warmed up.")
     averages: AveragesSpec | None = Field(None, description="Stored averages that make the EMA length a late choice.")
     precision: Literal["f32", "bf16"] = "f32"
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers can share a step: as many as there are micro-batches; without, as there are examples."""
+        return -(-self.batch_size // (self.micro_batch or 1))
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> TrainingSpec:
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is a part of the global batch, of which there are {self.batch_size} "
+                f"(batch_size); lower it to {self.batch_size} or less"
+            )
+        return self
 
     @model_validator(mode="after")
     def _averages_are_few(self) -> TrainingSpec:

@@ -1,8 +1,11 @@
-"""What all tests share: a clean environment, one thread, the real archives, one Ray cluster."""
+"""What all tests share: a clean environment, one thread, the real archives, one Ray cluster, one real S3 store."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from pipeline.cluster import ENVIRONMENT
 
 ARCHIVES = ("cifar10.tar.gz", "imagenet-sample.tar.gz")
 # Settings of whoever runs the tests that would change what is tested; RAYFALL_DATA only says where archives are.
-FOREIGN = ("MLFLOW_", "RAYFALL_", "RAY_ADDRESS", "RAY_AUTH_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "WDS_")
+FOREIGN = ("AWS_", "MLFLOW_", "RAYFALL_", "RAY_ADDRESS", "RAY_AUTH_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "WDS_")
+PLUGINS = ("object_store", "fault_proxy")  # fixtures with more code than belongs here
 SETTINGS = {
     **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # torch reads it when it is imported, here and in every process that a test starts
@@ -20,14 +24,25 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # tests train for seconds
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MPLBACKEND": "agg",
+    "AWS_CONFIG_FILE": os.devnull,  # no test may reach a store that somebody pays for
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
 }
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported, so that torch starts with one thread."""
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "RAYFALL_DATA"]:
         del os.environ[name]
     os.environ.update(SETTINGS)
+    for name in PLUGINS:
+        # By path: nothing can be imported from ``tests``, a package of that name being installed by a dependency.
+        spec = importlib.util.spec_from_file_location(f"rayfall_{name}", Path(__file__).with_name(f"{name}.py"))
+        assert spec
+        assert spec.loader
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config.pluginmanager.register(module, spec.name)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +58,22 @@ def real_data(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of one MiB of its own; the test is skipped where none can be mounted."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk to fill: {mounted.stderr.strip() or 'mount failed'}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two CPUs for the whole session; ``ray.is_initialized()`` while it stands.
@@ -52,6 +83,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=2,
         num_gpus=0,
         include_dashboard=True,

@@ -1,4 +1,4 @@
-"""Classes, splits and order of a data set, read off the paths of its files. Pure: no file is opened here."""
+"""Classes, splits and order of a data set, read off the names of its files. Pure: no file is opened here."""
 
 from __future__ import annotations
 
@@ -7,91 +7,120 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.data.listings import Listed
 from pipeline.data.manifest import SPLITS, SplitName
-
-Path = list[str]  # the parts of a path
 
 
 class Arrangement(NamedTuple):
-    """Class names (sorted), each split's names in the order of writing, every name's label, and what is
-    left over."""
+    """Class names (sorted); each split's files in the order of writing, and beside each its label, an index of the
+    classes; what is left over, with reasons."""
 
     classes: tuple[str, ...]
-    order: dict[SplitName, list[str]]
-    labels: dict[str, int]
+    order: dict[SplitName, list[Listed]]
+    labels: dict[SplitName, list[int]]
     outside: list[tuple[str, str]]
 
 
+class _Tree(NamedTuple):
+    """How paths are read: without their first ``cut`` characters, the folder around everything, and by the folders
+    that are splits, if any."""
+
+    cut: int
+    folders: dict[str, SplitName]
+
+    def path(self, file: Listed) -> str:
+        """The path inside the wrapping folder; the same for a tree that has none around it."""
+        return file.name[self.cut :] if "/" in file.name else file.name
+
+
 class _Place(NamedTuple):
-    split: SplitName
+    file: Listed
     label: str
-    path: str  # without the wrapping folder
 
 
-def arrange(names: Iterable[str], val_fraction: float) -> Arrangement:
-    """Read classes and splits off the paths of the decoded images (``/`` between the parts).
+_Places = dict[SplitName, list[_Place]]
 
-    One folder around everything is ignored. If ``train`` stands beside ``val`` or else ``test``, these are
-    the splits. Otherwise the tree (or a lone ``train``) is one set of class folders, and of each class of n
-    images n * ``val_fraction`` are held out, chosen by a hash of their paths and rounded up or down by a
-    hash of the class, so that the share is right over many small classes too (a class of one image may be
-    held out whole). Files deeper inside a class folder belong to it. The order of each split is that of a
-    hash of the paths.
+
+def arrange(files: Iterable[Listed], val_fraction: float) -> Arrangement:
+    """Sort files into classes and splits, and each split into the order of writing.
+
+    What a source itself says of a file, its split and its label, is kept. The rest is read off the paths: one folder
+    around everything is ignored; if ``train`` stands beside ``val`` or else ``test``, these are the splits; the next
+    folder is the class, and files deeper inside it belong to it. Where nothing is said to be held out (no ``val``),
+    n * ``val_fraction`` of each class of n training images are, chosen by a hash of their paths and rounded up or
+    down by a hash of the class, so that the share is right over many small classes too (a class of one image may be
+    held out whole). A file without a split, where others are said to be train and val, is left over.
+    The order of each split is that of a hash of the paths: classes are mixed, and no order of arrival matters.
     """
-    places, outside, has_splits = _places({name: name.split("/") for name in names})
-    if not has_splits:
-        places |= _held_out(places, val_fraction)
-    classes = tuple(sorted({place.label for place in places.values()}))
+    files = list(files)
+    tree = _read_tree(files)
+    places, outside = _sort_into_splits(files, tree)
+    if not places["val"]:
+        places = _hold_out(places["train"], tree, val_fraction)
+    classes = tuple(sorted({place.label for of_split in places.values() for place in of_split}))
     number = {label: index for index, label in enumerate(classes)}
-    shuffled = sorted(places, key=lambda name: (_hash("order", places[name].path), name))
-    order: dict[SplitName, list[str]] = {split: [] for split in SPLITS}
-    for name in shuffled:
-        order[places[name].split].append(name)
-    labels = {name: number[place.label] for name, place in places.items()}
+    order: dict[SplitName, list[Listed]] = {}
+    labels: dict[SplitName, list[int]] = {}
+    for split in SPLITS:
+        places[split].sort(key=lambda place: (_hash("order", tree.path(place.file)), place.file.name))
+        order[split] = [place.file for place in places[split]]
+        labels[split] = [number[place.label] for place in places[split]]
     return Arrangement(classes, order, labels, sorted(outside))
 
 
-def _places(paths: dict[str, Path]) -> tuple[dict[str, _Place], list[tuple[str, str]], bool]:
-    inner = _without_wrapper(paths)
-    deep = {path[0] for path in inner.values() if len(path) > 2}
+def _read_tree(files: list[Listed]) -> _Tree:
+    tops = {file.name.partition("/")[0] for file in files if "/" in file.name}
+    nested = any(file.name.count("/") > 1 for file in files)
+    wrapped = len(tops) == 1 and nested and tops != {"train"}
+    tree = _Tree(len(min(tops)) + 1 if wrapped else 0, {})
+    # A folder can be a split when it holds more than files: class folders, or files whose label is known.
+    deep: set[str] = set()
+    for file in files:
+        path = tree.path(file)
+        if file.split is None and path.count("/") > (file.label is None):
+            deep.add(path.partition("/")[0])
     folders: dict[str, SplitName] = {}
     if "train" in deep:
         folders = {"train": "train", "val": "val"} if "val" in deep else {"train": "train", "test": "val"}
         folders = {name: split for name, split in folders.items() if name in deep}
         if len(folders) == 1 and deep != {"train"}:
             folders = {}  # a class that happens to be called train
-    places: dict[str, _Place] = {}
+    return tree._replace(folders=folders)
+
+
+def _sort_into_splits(files: list[Listed], tree: _Tree) -> tuple[_Places, list[tuple[str, str]]]:
+    said = {file.split for file in files if file.split is not None}
+    names = " and ".join(f"{folder}/" for folder in tree.folders)
+    places: _Places = {split: [] for split in SPLITS}
     outside: list[tuple[str, str]] = []
-    for name, path in inner.items():
-        if folders and path[0] not in folders:
-            outside.append((name, f"outside {' and '.join(f'{folder}/' for folder in folders)}"))
-        elif len(path) < (3 if folders else 2):
-            outside.append((name, "outside every class folder"))
+    for file in files:
+        path = tree.path(file)
+        top, _, below = path.partition("/")
+        split = file.split or tree.folders.get(top)
+        label, in_folder, _ = (below if top in tree.folders else path).partition("/")
+        if split is None and tree.folders:
+            outside.append((file.name, f"outside {names}"))
+        elif split is None and len(said) == len(SPLITS):
+            outside.append((file.name, "neither train nor val, as others are"))
+        elif file.label is None and not in_folder:
+            outside.append((file.name, "outside every class folder"))
         else:
-            split = folders.get(path[0], "train")
-            places[name] = _Place(split, path[1 if folders else 0], "/".join(path))
-    return places, outside, len(folders) == 2
+            places[split or "train"].append(_Place(file, label if file.label is None else file.label))
+    return places, outside
 
 
-def _without_wrapper(paths: dict[str, Path]) -> dict[str, Path]:
-    folders = {path[0] for path in paths.values() if len(path) > 1}
-    nested = any(len(path) > 2 for path in paths.values())
-    if len(folders) != 1 or not nested or folders == {"train"}:
-        return paths
-    return {name: path[1:] or path for name, path in paths.items()}
-
-
-def _held_out(places: dict[str, _Place], fraction: float) -> dict[str, _Place]:
-    """The examples that move from train to val."""
-    by_label: dict[str, list[str]] = {}
-    for name, place in places.items():
-        by_label.setdefault(place.label, []).append(name)
-    moved: dict[str, _Place] = {}
-    for label, names in by_label.items():
-        count = math.floor(len(names) * fraction + _hash("rounding", label) / 2**64)
-        names.sort(key=lambda name: (_hash("held out", places[name].path), name))
-        moved |= {name: places[name]._replace(split="val") for name in names[:count]}
-    return moved
+def _hold_out(places: list[_Place], tree: _Tree, fraction: float) -> _Places:
+    """Training images parted into train and val, class by class."""
+    by_label: dict[str, list[_Place]] = {}
+    for place in places:
+        by_label.setdefault(place.label, []).append(place)
+    parted: _Places = {split: [] for split in SPLITS}
+    for label, of_class in by_label.items():
+        count = math.floor(len(of_class) * fraction + _hash("rounding", label) / 2**64)
+        of_class.sort(key=lambda place: (_hash("held out", tree.path(place.file)), place.file.name))
+        parted["val"] += of_class[:count]
+        parted["train"] += of_class[count:]
+    return parted
 
 
 def _hash(purpose: str, text: str) -> int:

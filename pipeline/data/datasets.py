@@ -1,42 +1,75 @@
-"""The data nodes of the graph: a data set drawn, ingested or pointed to."""
+"""The data nodes of the graph: a data set drawn, ingested or pointed to; and how the other nodes open it."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.dag import Task
-from pipeline.data.ingest import ingest, ingest_drawn
+from pipeline.data.cache import ShardCache
+from pipeline.data.encoding import Reduction
+from pipeline.data.ingest import ingest, ingest_drawn, make_forms
 from pipeline.data.loading import Examples
+from pipeline.data.manifest import Manifest, SplitName, load_manifest
+from pipeline.data.verifying import check_complete
+from pipeline.fan_out import FanOut, in_turn, on_ray
 
 SHARD_SIZE = 5000
+LOCATION = "location.json"
+
+
+class Place(NamedTuple):
+    """Where a data set lies, and how its images are brought to smaller sizes."""
+
+    address: str
+    reduction: Reduction
 
 
 def make_data(task: Task) -> dict[str, Any]:
     """Graph node: the data set as shards, in the result's folder ``shards``."""
     dest = task.out / "shards"
     config = dict(task.config)
-    progress = task.progress
+    forms = make_forms([(config["size"], config["encoding"])])
     if config["kind"] == "drawn":
         manifest = ingest_drawn(
             dest,
             seed=config["seed"],
-            size=config["size"],
+            forms=forms,
             train=config["train"],
             val=config["val"],
             shard_size=SHARD_SIZE,
-            progress=lambda done, total: progress(done, total or done),
+            fan_out=_fan_out(),
+            progress=task.progress,
         )
     else:
         manifest = ingest(
             task.context["source"],
             dest,
-            size=config["size"],
+            forms=forms,
             val_fraction=config["val_fraction"],
             shard_size=SHARD_SIZE,
-            progress=lambda done, total: progress(done, total or done),
+            max_undecodable=config["max_undecodable"],
+            fan_out=_fan_out(),
+            progress=task.progress,
         )
+    return _summary(manifest)
+
+
+def link_data(task: Task) -> dict[str, Any]:
+    """Graph node: a data set that ``rayfall ingest`` made elsewhere; the result only points to it.
+
+    Every shard and index is looked for once, here, so that a data set with a hole is refused before anything trains.
+    """
+    place = Place(task.context["path"], task.config["reduction"])
+    manifest = load_manifest(place.address)
+    check_complete(place.address, manifest)
+    (task.out / LOCATION).write_text(json.dumps(place._asdict()))
+    return _summary(manifest)
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
         "train": manifest.splits["train"].examples,
         "val": manifest.splits["val"].examples,
@@ -45,15 +78,31 @@ def make_data(task: Task) -> dict[str, Any]:
     }
 
 
-def link_data(task: Task) -> dict[str, Any]:
-    """Graph node: a data set that ``rayfall ingest`` made elsewhere; the result only points to it."""
-    path = Path(task.context["path"]).resolve()
-    examples = Examples(path, "train", cache_bytes=0)
-    (task.out / "location.json").write_text(json.dumps({"path": str(path)}))
-    return {"train": len(examples), "classes": len(examples.classes)}
+def _fan_out() -> FanOut:
+    """Tasks of their own where the node itself runs as one."""
+    ray = sys.modules.get("ray")
+    return on_ray(name="ingest") if ray is not None and ray.is_initialized() else in_turn
 
 
-def data_folder(result: Path) -> Path:
-    """The folder of shards that a data node's ``result`` stands for."""
-    location = result / "location.json"
-    return Path(json.loads(location.read_text())["path"]) if location.exists() else result / "shards"
+def data_place(result: Path) -> Place:
+    """Where the data set lies that a data node's ``result`` stands for."""
+    location = result / LOCATION
+    if location.exists():
+        return Place(**json.loads(location.read_text()))
+    return Place(str(result / "shards"), "box")
+
+
+def open_examples(
+    result: Path,
+    split: SplitName,
+    *,
+    size: int | None = None,
+    cache: ShardCache | None = None,
+    keep_bytes: int = 1 << 30,
+) -> Examples:
+    """The examples of a split of a data node's ``result``, at ``size`` px (None: as stored).
+
+    Without ``cache`` remote shards are read in ranges, which suits who reads little of them.
+    """
+    address, reduction = data_place(result)
+    return Examples(address, split, size=size, reduction=reduction, cache=cache, keep_bytes=keep_bytes)

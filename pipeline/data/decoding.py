@@ -25,6 +25,7 @@ RESIZE = (
 )
 # No PostScript and the like: opening a data set must not start an interpreter.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_NPY = b"\x93NUMPY"
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP", "AVIF", "JPEG2000"})  # the last three may be lossless
 
 _ORIENTATION_TAG = 0x0112
@@ -50,6 +51,8 @@ def decode_square(data: bytes, size: int) -> tuple[Image.Image, str]:
     image.
     """
     try:
+        if data.startswith(_NPY):
+            return _square(_from_npy(data), size), "NPY"
         with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
             image.load()  # first: some formats apply the orientation themselves here
             square = _square(_upright(image, _orientation(image)), size)
@@ -61,11 +64,12 @@ def decode_square(data: bytes, size: int) -> tuple[Image.Image, str]:
         raise UndecodableError(text or type(error).__name__) from None
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """PNG bytes of an image: the pixels and nothing else."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def _from_npy(data: bytes) -> Image.Image:
+    """An array of pixels as a raw shard stores it: uint8 (H, W, 3)."""
+    pixels = np.load(io.BytesIO(data), allow_pickle=False)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise UndecodableError(f"an array of {pixels.dtype} {pixels.shape} instead of uint8 (H, W, 3)")
+    return Image.fromarray(pixels)
 
 
 @cache

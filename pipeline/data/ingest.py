@@ -1,224 +1,202 @@
-"""From a source of images to a data set of shards with a manifest. Reads no data set; `pipeline.data.loading`
-does.
+"""From a source of images to a data set of shards with a manifest. Reads no data set; `pipeline.data.loading` does.
 
-The bytes are a function of the source's content and the request: a folder and an archive of the same tree,
-read on any number of threads, give equal shards. Files are read in `pipeline.data.sources`, decoded in
-`pipeline.data.decoding`, sorted into splits in `pipeline.data.arranging` and published in `pipeline.data.publishing`.
+A source is listed (`sources`), its files are sorted into classes, splits and a seeded order (`arranging`), that order
+is cut into shards, and every shard is written by itself (`writing`) here or as a Ray task. The bytes are a function of
+the source's content and the request: a folder and an archive of the same tree, on any number of workers, cut off and
+gone on with at any moment, give equal shards.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from PIL import Image
-
-from pipeline.data.arranging import arrange
-from pipeline.data.decoding import LOSSY_FORMATS, RESIZE, UndecodableError, decode_square, encode_png
-from pipeline.data.manifest import SPLITS, Manifest, SplitName, Undecodable
-from pipeline.data.publishing import Request, Written, publish
-from pipeline.data.shards import Example, write_split
-from pipeline.data.sources import SourceFile, identify, read_source
+from pipeline.data import listings
+from pipeline.data.arranging import Arrangement, arrange
+from pipeline.data.decoding import RESIZE
+from pipeline.data.manifest import JPEG_QUALITY, SPLITS, Encoding, Form, Manifest, SplitName, Undecodable
+from pipeline.data.publishing import SCRATCH, Request, Written, publish
+from pipeline.data.sources import identify, list_source
+from pipeline.data.writing import DrawnContent, FileContent, Progress, ShardJob, write_shards
 from pipeline.errors import UserError
+from pipeline.fan_out import FanOut, in_turn
+from pipeline.objects import LocalObjects, Objects, open_objects
 
-Progress = Callable[[int, int | None], None]  # files or images done, and how many there are if that is known
-
-# Decoding releases Python's lock for large images, so threads are enough: on two cores they double the speed
-# of photographs and cost tiny images little, and a caller's main module need not be importable a second time.
-_MAX_THREADS = 8
-_BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
 _LARGEST_SIZE = 4096  # px
 
 
-class _Decoded(NamedTuple):
-    name: str
-    png: bytes
-    format: str
-    reason: str  # why there is no image; empty when there is
+def make_forms(sizes: Sequence[tuple[int, Encoding]], quality: int = JPEG_QUALITY) -> tuple[Form, ...]:
+    """The forms of a data set, largest first, from pairs of a size in px (1 to 4096) and an encoding.
 
-
-class _Spooled(NamedTuple):
-    """Encoded images waiting in one temporary file: offset and length of each, and what was met on the
-    way."""
-
-    file: IO[bytes]
-    spans: dict[str, tuple[int, int]]
-    undecodable: list[tuple[str, str]]
-    formats: set[str]
+    Raises UserError for none, for one twice, and for a size that does not divide the largest: small images are box
+    means of the large one, so that all stages of a cascade agree on what the small image is.
+    """
+    if not sizes:
+        raise UserError("a data set needs at least one size to be stored at")
+    if unfit := [size for size, _ in sizes if not 1 <= size <= _LARGEST_SIZE]:
+        raise UserError(f"the image size must be 1 to {_LARGEST_SIZE} px, not {unfit[0]}")
+    if not 1 <= quality <= 100:
+        raise UserError(f"the quality of jpeg must be 1 to 100, not {quality}")
+    forms = tuple(
+        Form(size=size, encoding=encoding, quality=quality if encoding == "jpeg" else None)
+        for size, encoding in sorted(sizes, key=lambda one: (-one[0], one[1]))
+    )
+    names = [form.name for form in forms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{twice[0]} is asked for twice; name every form once")
+    if odd := [form.size for form in forms if forms[0].size % form.size]:
+        raise UserError(
+            f"{odd[0]} px does not divide the largest size, {forms[0].size} px; smaller images are means of whole "
+            "blocks of the largest"
+        )
+    return forms
 
 
 def ingest(
     source: str | Path,
     dest: str | Path,
     *,
-    size: int,
+    forms: tuple[Form, ...],
     val_fraction: float,
     shard_size: int,
+    max_undecodable: int = 0,
+    val: str | Path | None = None,
+    labels: Path | None = None,
+    spool: Path | None = None,
+    fan_out: FanOut = in_turn,
     progress: Progress | None = None,
+    listed: listings.Progress | None = None,
 ) -> Manifest:
-    """Make a data set in DEST from a class-per-folder tree or from a .tar or .tar.gz of one.
+    """Make a data set at DEST, a folder or ``s3://`` address, from any source that `sources.list_source` knows.
 
-    ``size`` px is the side of every image (1 to 4096), ``shard_size`` the number of examples per shard,
-    ``val_fraction`` in [0, 1) the share of each class held out when the tree has no ``val`` or ``test``
-    beside its ``train``. Archives are streamed, never unpacked; the small encoded images wait in an unnamed
-    temporary file in DEST, so memory holds little more than the paths. A DEST that answers the same request
-    is returned as is, one that was interrupted is written anew. Raises UserError for a source or a DEST
-    that cannot be used.
+    ``forms`` (`make_forms`) say how images are stored, ``shard_size`` how many examples a shard holds,
+    ``val_fraction`` in [0, 1) which share of each class is held out where the source has no held-out part. ``val`` is
+    a second source that is all held out; ``labels`` a text file of classes for images without class folders, those
+    of ``val`` where it is given. ``spool`` is where a .tar.gz is decompressed to one file, a folder that every worker
+    sees; without it that is beside the data set, if this is a folder. ``progress`` is told of examples, ``listed``
+    before that of the bytes of the source that were gone through.
+
+    A DEST that answers the same request is returned as is, one that was cut off is gone on with. Raises UserError for
+    a source or a DEST that cannot be used, and for more than ``max_undecodable`` files that are no image.
     """
-    source, dest = Path(source), Path(dest)
     if not 0 <= val_fraction < 1:
         raise UserError(f"the held-out fraction must be at least 0 and below 1, not {val_fraction}")
-    _check_sizes(size, shard_size)
-    identity = identify(source)
-    if source.is_dir() and dest.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"the data set {dest} would lie inside its own source {source}; name a folder elsewhere")
-    numbers: dict[str, int | float] = {"val_fraction": float(val_fraction), "shard_size": shard_size}
-    request = Request(identity.kind, identity.name, identity.fingerprint, size, RESIZE, numbers)
+    _check_numbers(shard_size, max_undecodable)
+    objects = open_objects(dest)
+    parts = [_Part(source, None if val else labels)] + ([_Part(val, labels)] if val else [])
+    for part in parts:
+        _refuse_inside(part.source, objects)
+    request = _request(parts, forms, {"val_fraction": float(val_fraction), "shard_size": shard_size})
+    spool = spool or (objects.root / SCRATCH if isinstance(objects, LocalObjects) else None)
 
     def write() -> Written:
-        with tempfile.TemporaryFile(dir=dest) as file:
-            spooled = _Spooled(file, {}, [], set())
-            _decode_all(read_source(source), size, spooled, progress, identity.files)
-            return _write_arranged(source, dest, spooled, val_fraction, shard_size)
+        found = [
+            list_source(part.source, labels=part.labels, spool=spool, mapper=fan_out, progress=listed) for part in parts
+        ]
+        arrangement = arrange(found[0].files, 0.0 if val else val_fraction)
+        if val:
+            arrangement = _with_val(arrangement, arrange(found[1].files, 0.0), source, val)
+        left = [one for listing in found for one in listing.left_out]
+        left_out = _left_out(source, left + arrangement.outside, arrangement)
+        addresses: dict[SplitName, str] = {"train": found[0].address, "val": found[-1].address}
+        jobs = list(_file_jobs(objects.address, forms, addresses, arrangement, shard_size, max_undecodable))
+        return Written(arrangement.classes, write_shards(objects, jobs, max_undecodable, fan_out, progress), left_out)
 
-    return publish(dest, request, write)
+    return publish(objects, request, write)
 
 
-def _write_arranged(source: Path, dest: Path, spooled: _Spooled, val_fraction: float, shard_size: int) -> Written:
-    arrangement = arrange(spooled.spans, val_fraction)
-    left = sorted(spooled.undecodable + arrangement.outside)
-    if not arrangement.order["train"]:
-        why = f"; the first of the {len(left)} files left out is {left[0][0]!r}: {left[0][1]}" if left else ""
-        raise UserError(f"{source} holds no training image in a class folder; it must have one folder per class{why}")
+class _Part(NamedTuple):
+    """One source, and the file that says its labels where its folders do not."""
 
-    def examples(split: SplitName) -> Iterator[Example]:
-        for index, name in enumerate(arrangement.order[split]):
-            offset, length = spooled.spans[name]
-            yield f"{index:08d}", os.pread(spooled.file.fileno(), length, offset), arrangement.labels[name]
+    source: str | Path
+    labels: Path | None
 
-    spooled.file.flush()
-    return Written(
-        classes=arrangement.classes,
-        splits={split: write_split(dest, split, examples(split), shard_size) for split in SPLITS},
-        lossy=bool(spooled.formats & LOSSY_FORMATS),
-        undecodable=tuple(Undecodable(name=name, reason=reason) for name, reason in left),
+
+def _request(parts: Sequence[_Part], forms: tuple[Form, ...], numbers: dict[str, int | float | str]) -> Request:
+    first, *rest = (identify(part.source, part.labels) for part in parts)
+    for other in rest:
+        numbers |= {"val": other.name, "val_fingerprint": other.fingerprint}
+    return Request(first.kind, first.name, first.fingerprint, forms, RESIZE, numbers)
+
+
+def _with_val(train: Arrangement, val: Arrangement, source: str | Path, val_source: str | Path) -> Arrangement:
+    """The training images of one source and all images of another, as its held-out split."""
+    if train.order["val"]:
+        raise UserError(f"{source} has a held-out part of its own; leave --val {val_source} away")
+    files = val.order["train"] + val.order["val"]
+    if not files:
+        raise UserError(f"{val_source} holds no image with a class; give it class folders or name a file of --labels")
+    names = [val.classes[label] for label in val.labels["train"] + val.labels["val"]]
+    if unknown := sorted(set(names) - set(train.classes)):
+        raise UserError(f"{val_source} has the class {unknown[0]!r}, which {source} has no training image of")
+    number = {name: label for label, name in enumerate(train.classes)}
+    return Arrangement(
+        train.classes,
+        {"train": train.order["train"], "val": files},
+        {"train": train.labels["train"], "val": [number[name] for name in names]},
+        train.outside + val.outside,
     )
 
 
-def _decode_all(
-    files: Iterable[SourceFile], size: int, spooled: _Spooled, progress: Progress | None, total: int | None
-) -> None:
-    """Decode in order on a few threads, a bounded number of batches ahead, and spool what came out."""
-    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
-    waiting: deque[Future[list[_Decoded]]] = deque()
-    done = 0
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is named in the manifest
-            for batch in _batches(files):
-                waiting.append(pool.submit(_decode_batch, batch, size))
-                while len(waiting) > 2 * threads or (waiting and waiting[0].done()):
-                    done = _spool(waiting.popleft().result(), spooled, done, total, progress)
-            while waiting:
-                done = _spool(waiting.popleft().result(), spooled, done, total, progress)
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _left_out(source: str | Path, found: list[tuple[str, str]], arrangement: Arrangement) -> tuple[Undecodable, ...]:
+    left = sorted(found)
+    if not arrangement.order["train"]:
+        why = f"; the first of the {len(left)} files left out is {left[0][0]!r}: {left[0][1]}" if left else ""
+        raise UserError(f"{source} holds no training image in a class folder; it must have one folder per class{why}")
+    return tuple(Undecodable(name=name, reason=reason) for name, reason in left)
 
 
-def _batches(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
-    batch: list[SourceFile] = []
-    held = 0
-    for file in files:
-        batch.append(file)
-        held += len(file.data)
-        if len(batch) >= _BATCH_FILES or held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def _decode_batch(batch: list[SourceFile], size: int) -> list[_Decoded]:
-    decoded = []
-    for name, data, reason in batch:
-        png, kind = b"", ""
-        if not reason:
-            try:
-                image, kind = decode_square(data, size)
-                png = encode_png(image)
-            except UndecodableError as error:
-                reason = str(error)
-        decoded.append(_Decoded(name, png, kind, reason))
-    return decoded
-
-
-def _spool(batch: list[_Decoded], spooled: _Spooled, done: int, total: int | None, progress: Progress | None) -> int:
-    for item in batch:
-        if item.name in spooled.spans:  # an archive may hold a path twice; unpacking it would keep the last
-            del spooled.spans[item.name]
-            spooled.undecodable.append((item.name, "replaced by a later file of the same path"))
-        if item.reason:
-            spooled.undecodable.append((item.name, item.reason))
-            continue
-        spooled.spans[item.name] = (spooled.file.tell(), len(item.png))
-        spooled.formats.add(item.format)
-        spooled.file.write(item.png)
-    done += len(batch)
-    if progress is not None:
-        progress(done, total)
-    return done
+def _file_jobs(
+    dest: str,
+    forms: tuple[Form, ...],
+    addresses: Mapping[SplitName, str],
+    arrangement: Arrangement,
+    size: int,
+    limit: int,
+) -> Iterator[ShardJob]:
+    for split in SPLITS:
+        files = list(zip(arrangement.order[split], arrangement.labels[split], strict=True))
+        for number, start in enumerate(range(0, len(files), size)):
+            part = enumerate(files[start : start + size], start)
+            content = tuple((f"{index:08d}", file, label) for index, (file, label) in part)
+            yield ShardJob(dest, forms, split, number, FileContent(addresses[split], content), limit)
 
 
 def ingest_drawn(
     dest: str | Path,
     *,
     seed: int,
-    size: int,
+    forms: tuple[Form, ...],
     train: int,
     val: int,
     shard_size: int,
+    fan_out: FanOut = in_turn,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make a data set in DEST of ``train`` + ``val`` images drawn by `pipeline.data.drawn`, size x size px.
+    """Make a data set at DEST of ``train`` + ``val`` images drawn by `pipeline.data.drawn`.
 
-    Training takes the indices [0, train) of the drawing, the held-out split [train, train + val). The rest is
-    as with `ingest`: the same shards, the same manifest, the same answer to a second call.
+    Training takes the indices [0, train) of the drawing, the held-out split [train, train + val). The rest is as with
+    `ingest`: the same shards, the same manifest, the same answer to a second call.
     """
     from pipeline.data.drawn import CLASSES
 
-    _check_sizes(size, shard_size)
+    _check_numbers(shard_size, 0)
     if train < 1 or val < 0:
         raise UserError(f"drawing needs at least 1 image to train on and 0 held out, not {train} and {val}")
-    dest = Path(dest)
+    objects = open_objects(dest)
     ranges: dict[SplitName, range] = {"train": range(train), "val": range(train, train + val)}
-
-    def write() -> Written:
-        drawn = {name: _drawn_examples(seed, size, of, train + val, progress) for name, of in ranges.items()}
-        splits = {name: write_split(dest, name, examples, shard_size) for name, examples in drawn.items()}
-        return Written(tuple(sorted(CLASSES)), splits)
-
-    numbers: dict[str, int | float] = {"seed": seed, "train": train, "val": val, "shard_size": shard_size}
-    way = "none, drawn at this size"
-    return publish(dest, Request("drawn", "drawn", _drawn_fingerprint(seed, size), size, way, numbers), write)
-
-
-def _drawn_examples(seed: int, size: int, indices: range, total: int, progress: Progress | None) -> Iterator[Example]:
-    from pipeline.data.drawn import CLASSES, draw
-
-    label_of = [sorted(CLASSES).index(name) for name in CLASSES]
-    for index in indices:
-        pixels, label = draw(seed, index, size)
-        yield f"{index:08d}", encode_png(Image.fromarray(pixels)), label_of[label]
-        if progress is not None and ((index + 1) % _BATCH_FILES == 0 or index + 1 == total):
-            progress(index + 1, total)
+    jobs = [
+        ShardJob(objects.address, forms, split, number, DrawnContent(seed, part.start, part.stop, of.start), 0)
+        for split, of in ranges.items()
+        for number, part in enumerate(of[start : start + shard_size] for start in range(0, len(of), shard_size))
+    ]
+    numbers: dict[str, int | float | str] = {"seed": seed, "train": train, "val": val, "shard_size": shard_size}
+    fingerprint = _drawn_fingerprint(seed, forms[0].size)
+    request = Request("drawn", "drawn", fingerprint, forms, "none, drawn at this size", numbers)
+    classes = tuple(sorted(CLASSES))
+    return publish(objects, request, lambda: Written(classes, write_shards(objects, jobs, 0, fan_out, progress)))
 
 
 def _drawn_fingerprint(seed: int, size: int) -> str:
@@ -229,8 +207,19 @@ def _drawn_fingerprint(seed: int, size: int) -> str:
     return hashlib.sha256(repr(CLASSES).encode() + pixels).hexdigest()
 
 
-def _check_sizes(size: int, shard_size: int) -> None:
-    if not 1 <= size <= _LARGEST_SIZE:
-        raise UserError(f"the image size must be 1 to {_LARGEST_SIZE} px, not {size}")
+def _check_numbers(shard_size: int, max_undecodable: int) -> None:
     if shard_size < 1:
         raise UserError(f"a shard must hold at least 1 example, not {shard_size}")
+    if max_undecodable < 0:
+        raise UserError(f"the number of undecodable files allowed must be at least 0, not {max_undecodable}")
+
+
+def _refuse_inside(source: str | Path, objects: Objects) -> None:
+    if isinstance(objects, LocalObjects):
+        inside = Path(source).is_dir() and objects.root.resolve().is_relative_to(Path(source).resolve())
+    else:
+        inside = f"{objects.address}/".startswith(f"{source}".rstrip("/") + "/")
+    if inside:
+        raise UserError(
+            f"the data set {objects.address} would lie inside its own source {source}; name another place for it"
+        )

@@ -1,119 +1,201 @@
-"""Random access to the examples of a split: shards mapped into memory, an index, an optional cache of pixels.
+"""Random access to the examples of a split, at the size that a stage asks for. Not a stream: which examples are
+wanted when is the matter of `pipeline.data.ordering`.
 
-Not a stream: order belongs to `pipeline.data.ordering`, which asks for any example at any time. Needs NumPy and
-Pillow, no ``webdataset``.
+Shards in a folder are mapped into memory. Remote ones (``s3://``) come whole through a node-local cache where much of
+them will be read (training), or example by example in range reads where little is (a few images of a held-out set).
+Whatever way the bytes take, every example is checked against its checksum before it is decoded, and every index
+against the manifest, so nothing that was lost or altered gets further than here. Needs NumPy, Pillow and, for JPEG,
+simplejpeg; no ``webdataset`` and no torch.
 """
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from pipeline.data.manifest import MANIFEST_NAME, Manifest, SplitName, load_manifest
-from pipeline.data.shards import index_shard, map_shard
+from pipeline.data.cache import ShardCache
+from pipeline.data.encoding import Reduction, check_reduction, decode_image
+from pipeline.data.indices import checksum_of
+from pipeline.data.manifest import Encoding, Form, Manifest, SplitName, load_manifest
+from pipeline.data.opened_shards import OpenedShards
 from pipeline.errors import UserError
+from pipeline.objects import open_objects
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
+_PREFERRED: tuple[Encoding, ...] = ("raw", "webp", "png", "jpeg")
+
+
+def form_for(manifest: Manifest, size: int, reduction: Reduction = "box") -> Form:
+    """The stored form from which images of ``size`` px are made: the smallest that holds them, with ``dct`` of the
+    JPEG ones; of several of one size the one that is read fastest among those that lost nothing.
+
+    Raises UserError naming the stored forms when there is none.
+    """
+    fit = [form for form in manifest.forms if size >= 1 and form.size % size == 0]
+    if reduction == "dct":
+        fit = [form for form in fit if form.encoding == "jpeg"]
+    if fit:
+        return min(fit, key=lambda form: (form.size, _PREFERRED.index(form.encoding)))
+    if len(manifest.forms) == 1:
+        check_reduction(manifest.forms[0], size, reduction)  # says what is wrong with the only one
+    stored = ", ".join(form.name for form in manifest.forms)
+    raise UserError(f"images of {size} px cannot be made ({reduction}) of any stored form; the data set has {stored}")
 
 
 class Examples:
-    """The examples of one split, in the order of its shards.
+    """The examples of one split as images of ``size`` px (None: the largest stored), in the order of its shards.
 
-    Opening reads the headers of every shard once and checks each shard's size and count against the
-    manifest. Images are decoded on demand; when the whole decoded split fits into ``cache_bytes`` (0:
-    never) each is decoded once. Pickles as its arguments, so a worker that receives one opens the files
-    itself.
+    ``reduction`` says how a larger stored image gets there (`pipeline.data.encoding`). ``cache`` keeps remote shards
+    on this node; without one they are read in ranges. When the whole decoded split fits into ``keep_bytes`` (0:
+    never) each image is decoded once. ``checked=False`` leaves the checksums out, to measure what they cost and to
+    show what they find. Opening reads the manifest and nothing else. May be used by several threads. Pickles as its
+    arguments: a process that receives one opens the data set itself, and refuses it when it has been replaced.
 
-    Raises UserError when the data set is missing or altered, naming the shard, or when the split is empty.
+    Raises UserError when there is no data set, the split is empty or the size cannot be had; reading raises it for a
+    shard that is missing, cut short or altered, by name. (A local shard that is cut after it was opened ends the
+    process: that is how the kernel answers who reads a mapped file beyond its end.)
     """
 
-    def __init__(self, folder: str | Path, split: SplitName, *, cache_bytes: int = 1 << 30) -> None:
-        self.folder, self.split = Path(folder), split
-        self._cache_bytes = cache_bytes
-        self.manifest: Manifest = load_manifest(folder)
-        root = self.folder.parent if self.folder.name == MANIFEST_NAME else self.folder
-        if split not in self.manifest.splits:
-            raise UserError(f"the data set {root} has no split {split!r}; it has train and val")
-        entry = self.manifest.splits[split]
-        if not entry.examples:
-            raise UserError(f"the split {split} of {root} is empty; ingest it again with a larger held-out fraction")
-
-        self._shards = entry.shards
-        self._views = [map_shard(root, shard) for shard in entry.shards]
-        classes = len(self.manifest.classes)
-        indices = [index_shard(view, shard, classes) for view, shard in zip(self._views, entry.shards, strict=True)]
-        self._offsets = np.concatenate([index.offsets for index in indices])
-        self._lengths = np.concatenate([index.lengths for index in indices])
-        self._shard_of = np.repeat(np.arange(len(indices)), [len(index.labels) for index in indices])
-        self.labels: npt.NDArray[np.int64] = np.concatenate([index.labels for index in indices])
-        self.labels.setflags(write=False)
-
-        size = self.manifest.image_size
-        self._pixels: npt.NDArray[np.uint8] | None = None
-        if entry.examples * size * size * 3 <= cache_bytes:
-            # Zeroed pages take no memory until they are written, so the cache grows with what was read.
-            self._pixels = np.zeros((entry.examples, size, size, 3), dtype=np.uint8)
-            self._decoded = np.zeros(entry.examples, dtype=bool)
+    def __init__(
+        self,
+        address: str | Path,
+        split: SplitName,
+        *,
+        size: int | None = None,
+        reduction: Reduction = "box",
+        cache: ShardCache | None = None,
+        keep_bytes: int = 1 << 30,
+        checked: bool = True,
+    ) -> None:
+        objects = open_objects(address)
+        self._arguments = (objects.address, split, size, reduction, cache, keep_bytes, checked)
+        self.split, self.reduction, self.checked = split, reduction, checked
+        self.manifest = load_manifest(address)
+        self.image_size = self.manifest.image_size if size is None else size
+        self.form = form_for(self.manifest, self.image_size, reduction)
+        self.counts: Numbers = np.array(self.manifest.splits[split].counts, dtype=np.int64)
+        self._begins = np.concatenate(([0], np.cumsum(self.counts)))
+        if not len(self):
+            raise UserError(f"the split {split} of {address} is empty; ingest it again with a larger held-out fraction")
+        self._opened = OpenedShards(objects, self.manifest.shards(split, self.form), len(self.classes), cache)
+        self._kept: Pixels | None = None
+        if len(self) * self.image_size**2 * 3 <= keep_bytes:
+            # Zeroed pages take no memory until they are written, so this grows with what was read.
+            self._kept = np.zeros((len(self), self.image_size, self.image_size, 3), dtype=np.uint8)
+            self._decoded = np.zeros(len(self), dtype=bool)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return int(self._begins[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open, (self.folder, self.split, self._cache_bytes)
+        return _open_again, (*self._arguments, self.manifest.digest)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names; a label is an index into them."""
         return self.manifest.classes
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of every image, in pixels."""
-        return self.manifest.image_size
+    @cached_property
+    def labels(self) -> Labels:
+        """The label of every example, int64 (N,), read-only. Reads every index: a training that only reads batches
+        never asks."""
+        parts = [self._opened.index(number).labels for number in range(len(self.counts))]
+        labels = np.concatenate(parts).astype(np.int64)
+        labels.setflags(write=False)
+        return labels
 
-    def read(self, indices: npt.ArrayLike) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The images, uint8 RGB (B, S, S, 3), and labels, int64 (B,), of the examples at ``indices``, int
-        (B,).
+    def prefetch(self, needed: Sequence[int], ahead: Sequence[int] = ()) -> None:
+        """Begin to bring the shards ``needed`` (by number) to this node, then those ``ahead`` as far as there is room.
+
+        Returns at once; nothing happens without a cache. Raises UserError when the cache cannot hold those needed.
+        """
+        self._opened.prefetch(needed, ahead)
+
+    def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
+        """The images, uint8 RGB (B, S, S, 3), and labels, int64 (B,), of the examples at ``indices``, int (B,).
 
         Any order, repeats allowed; the arrays belong to the caller. Raises IndexError outside [0, len).
         """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"examples {wanted.min()} to {wanted.max()} of a split that holds {len(self)}")
-        if self._pixels is None:
-            size = self.image_size
-            images = np.empty((len(wanted), size, size, 3), dtype=np.uint8)
-            for place, index in enumerate(wanted.tolist()):
-                images[place] = self._decode(index)
-        else:
-            for index in wanted[~self._decoded[wanted]].tolist():
-                self._pixels[index] = self._decode(index)
-                self._decoded[index] = True  # after the pixels: another thread may be reading
-            images = self._pixels[wanted]
-        return images, self.labels[wanted]
+        images = np.empty((len(wanted), self.image_size, self.image_size, 3), dtype=np.uint8)
+        labels = np.empty(len(wanted), dtype=np.int64)
+        order = np.argsort(wanted, kind="stable")  # by shard, and in each from its beginning to its end
+        shards = np.searchsorted(self._begins, wanted[order], side="right") - 1
+        cuts = np.flatnonzero(np.diff(shards, prepend=-1, append=-1)).tolist()
+        for start, stop in pairwise(cuts):
+            number, places = int(shards[start]), order[start:stop]
+            rows = wanted[places] - self._begins[number]
+            labels[places] = self._opened.index(number).labels[rows]
+            self._read_shard(number, rows, images, places)
+        return images, labels
 
-    def _decode(self, index: int) -> npt.NDArray[np.uint8]:
-        number, offset = int(self._shard_of[index]), int(self._offsets[index])
-        data = self._views[number][offset : offset + int(self._lengths[index])]
-        size = self.image_size
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-                pixels = np.asarray(image)
-        except Exception as error:  # Pillow raises many kinds for damaged data; all mean the same here
-            raise UserError(
-                f"an image of shard {self._shards[number].name} (byte {offset}) cannot be decoded: {error}; "
-                "the shard was altered, ingest the data set again"
-            ) from error
-        if pixels.shape != (size, size, 3):
-            raise UserError(
-                f"an image of shard {self._shards[number].name} (byte {offset}) has shape {pixels.shape} "
-                f"instead of ({size}, {size}, 3); the shard was altered, ingest the data set again"
-            )
-        return pixels
+    def _read_shard(self, number: int, rows: Numbers, images: Pixels, places: Numbers) -> None:
+        """Put the images at ``rows`` of a shard into ``images`` at ``places``."""
+        read = self._copy if self.form.encoding == "raw" and self.form.size == self.image_size else self._decode
+        if self._kept is None:
+            read(number, rows, images, places)
+            return
+        begin = self._begins[number]
+        new = np.unique(rows[~self._decoded[begin + rows]])
+        if new.size:
+            # Apart first: only what was checked may get where another thread finds it.
+            found = np.empty((len(new), *images.shape[1:]), dtype=np.uint8)
+            read(number, new, found, np.arange(len(new)))
+            self._kept[begin + new] = found
+            self._decoded[begin + new] = True
+        images[places] = self._kept[begin + rows]
+
+    def _decode(self, number: int, rows: Numbers, images: Pixels, places: Numbers) -> None:
+        checksums = self._opened.index(number).checksums[rows]
+        stored = self._opened.stored(number, rows)
+        for row, data, checksum, place in zip(rows.tolist(), stored, checksums.tolist(), places.tolist(), strict=True):
+            self._check(number, row, data, checksum)
+            try:
+                images[place] = decode_image(data, self.form, self.image_size, self.reduction)
+            except Exception as error:  # decoders raise many kinds for damaged data; all mean the same here
+                raise self._opened.refused(number, row, f"cannot be decoded ({error})") from error
+
+    def _copy(self, number: int, rows: Numbers, images: Pixels, places: Numbers) -> None:
+        """What `_decode` does where the stored bytes are the pixels, at a third of the time."""
+        checksums = self._opened.index(number).checksums[rows]
+        stored = self._opened.stored(number, rows)
+        flat, length = images.data.cast("B"), images[0].nbytes
+        for row, data, checksum, place in zip(rows.tolist(), stored, checksums.tolist(), places.tolist(), strict=True):
+            pixels = flat[place * length : (place + 1) * length]
+            try:
+                pixels[:] = data
+            except ValueError:
+                raise self._opened.refused(number, row, f"has {len(data)} bytes instead of {length}") from None
+            self._check(number, row, pixels, checksum)  # of what the caller gets
+
+    def _check(self, number: int, row: int, data: memoryview, checksum: int) -> None:
+        if self.checked and checksum_of(data) != checksum:
+            raise self._opened.refused(number, row, "was altered (its checksum is not the one in the index)")
 
 
-def _open(folder: Path, split: SplitName, cache_bytes: int) -> Examples:
-    return Examples(folder, split, cache_bytes=cache_bytes)
+def _open_again(
+    address: str,
+    split: SplitName,
+    size: int | None,
+    reduction: Reduction,
+    cache: ShardCache | None,
+    keep_bytes: int,
+    checked: bool,
+    digest: str,
+) -> Examples:
+    again = Examples(
+        address, split, size=size, reduction=reduction, cache=cache, keep_bytes=keep_bytes, checked=checked
+    )
+    if again.manifest.digest != digest:
+        raise UserError(f"the data set {address} was replaced by another one while it was in use; start again")
+    return again

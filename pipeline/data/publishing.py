@@ -1,34 +1,43 @@
-"""A folder becomes a data set at one moment: claimed, written, then published by its manifest. Knows no
-images.
+"""An address becomes a data set at one moment: claimed, written, then published by its manifest. Knows no images.
 
-While it is being written the folder holds a marker, which says that the shards in it are ours to replace; a
-folder with other files and no marker is never written into.
+While it is being written the address holds a marker with the request, which says that the shards there are ours and
+what they are made for: the same request goes on where it was cut off, another one is refused. An address that holds
+other files and no marker is never written into.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
 
+from pipeline.data.indices import IndexHead
 from pipeline.data.manifest import (
     MANIFEST_NAME,
+    SPLITS,
+    Form,
     Manifest,
+    ShardColumns,
     Source,
     Split,
     SplitName,
     Undecodable,
+    is_ours,
     load_manifest,
     save_manifest,
 )
 from pipeline.errors import UserError
+from pipeline.objects import LocalObjects, MissingObject, Objects
 
 MARKER = "INCOMPLETE"
-_OURS = re.compile(r"(train|val)-[0-9]{5,}\.tar(\.tmp)?|manifest\.json\.tmp")
+SCRATCH = ".scratch"
+_FINGERPRINTS = {"fingerprint": "source", "val_fingerprint": "val"}  # of which of the things asked for
+_CUT_OFF = re.compile(r"\.[0-9a-f]{32}\.part")  # what `LocalObjects.write` had begun when it was killed
 
 
 class Request(NamedTuple):
@@ -37,66 +46,146 @@ class Request(NamedTuple):
     kind: str
     name: str
     fingerprint: str
-    image_size: int
+    forms: tuple[Form, ...]
     resize: str
-    numbers: dict[str, int | float]
+    numbers: dict[str, int | float | str]
+
+    def described(self) -> dict[str, Any]:
+        """By the words that a person would use, to compare and to tell what differs."""
+        return {
+            "kind of source": self.kind,
+            "source": self.name,
+            "forms": [form.model_dump(mode="json") for form in self.forms],
+            "way of resizing": self.resize,
+            **self.numbers,
+            "fingerprint": self.fingerprint,
+        }
+
+
+class WrittenShard(NamedTuple):
+    """A shard in one form, as it was written: the head of its index, and the sha256 of the index object."""
+
+    head: IndexHead
+    index_sha256: str
 
 
 class Written(NamedTuple):
-    """What came out of writing it."""
+    """What came out: per split the shards, each in every form; classes; what was never an image to begin with."""
 
     classes: tuple[str, ...]
-    splits: dict[SplitName, Split]
-    lossy: bool = False
-    undecodable: tuple[Undecodable, ...] = ()
+    splits: dict[SplitName, list[tuple[WrittenShard, ...]]]
+    left_out: tuple[Undecodable, ...] = ()
 
 
-def publish(dest: Path, request: Request, write: Callable[[], Written]) -> Manifest:
-    """Let ``write`` fill DEST with shards, then publish the manifest; a DEST of an equal request is
-    returned as is.
+def publish(objects: Objects, request: Request, write: Callable[[], Written]) -> Manifest:
+    """Let ``write`` fill an address with shards, then publish the manifest; one of an equal request is returned as is.
 
-    A second process asking for the same DEST waits for the first. Raises UserError when DEST holds a data
-    set of another request (naming what differs) or files that are not ours.
+    In a folder a second process asking for the same waits for the first; in an object store both write, and the same
+    bytes. Raises UserError when the address holds a data set of another request (naming what differs), an unfinished
+    one of another request, or files that are not ours.
     """
-    with _claimed(dest):
-        if (dest / MANIFEST_NAME).exists():
-            manifest = load_manifest(dest)
-            _refuse_difference(dest, manifest, request)
-        else:
-            _clear(dest)
-            (dest / MARKER).touch()
+    with _claimed(objects):
+        if (found := _published(objects)) is not None:
+            _refuse_difference(objects.address, "a data set", _request_of(found), request)
+            return found
+        _mark(objects, request)
+        try:
             written = write()
-            manifest = _describe(request, written)
-            save_manifest(dest, manifest)
-        (dest / MARKER).unlink(missing_ok=True)
+        except UserError:
+            if not any(is_ours(name) for name, _ in objects.names()):
+                _unmark(objects)  # a mistake is to be mended, and the address free for the mended request
+            raise
+        manifest = _describe(request, written)
+        save_manifest(objects, manifest)
+        _unmark(objects)
     return manifest
 
 
+def _published(objects: Objects) -> Manifest | None:
+    if objects.size(MANIFEST_NAME) is None:
+        return None
+    manifest = load_manifest(objects.address)
+    if objects.size(MARKER) is not None:  # a writer was killed between the manifest and the end
+        _unmark(objects)
+    return manifest
+
+
+def _unmark(objects: Objects) -> None:
+    """Leave nothing but the data set. The marker goes last: while it is there, whatever is hidden here is ours."""
+    if isinstance(objects, LocalObjects):
+        shutil.rmtree(objects.root / SCRATCH, ignore_errors=True)
+        for path in objects.root.rglob(".*.part"):
+            if _CUT_OFF.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    objects.remove(MARKER)
+
+
+def _mark(objects: Objects, request: Request) -> None:
+    """Claim the address for the request, or find that it is claimed for it."""
+    try:
+        there = objects.read(MARKER)
+    except MissingObject:
+        if foreign := next((name for name, _ in objects.names()), None):
+            raise UserError(
+                f"{objects.address} is no data set but holds {foreign!r}, which is not ours; name a new or empty folder"
+            ) from None
+        objects.write(MARKER, json.dumps(request.described()).encode())
+        return
+    try:
+        _refuse_difference(objects.address, "the beginning of a data set", dict(json.loads(there)), request)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        raise UserError(f"{objects.address}/{MARKER} cannot be read; remove it with what lies beside it") from None
+    if stranger := next((name for name, _ in objects.names() if not _may_lie_there(name)), None):
+        raise UserError(f"{objects.address} holds {stranger!r} beside an unfinished data set; move it elsewhere")
+
+
+def _may_lie_there(name: str) -> bool:
+    return is_ours(name) or name == MARKER or "/." in f"/{name}"
+
+
 def _describe(request: Request, written: Written) -> Manifest:
+    heads = [shard.head for split in SPLITS for shards in written.splits[split] for shard in shards[:1]]
+    undecodable = written.left_out + tuple(item for head in heads for item in head.undecodable)
     source = {
         "kind": request.kind,
         "name": request.name,
-        "lossy": written.lossy,
+        "lossy": any(head.lossy for head in heads),
         "fingerprint": request.fingerprint,
     }
     return Manifest(
         classes=written.classes,
-        image_size=request.image_size,
+        forms=request.forms,
         resize=request.resize,
         source=Source.model_validate(source),
         request=request.numbers,
-        splits=written.splits,
-        undecodable=written.undecodable,
+        splits={split: _columns(request.forms, written.splits[split]) for split in SPLITS},
+        undecodable=tuple(sorted(undecodable, key=lambda item: item.name)),
     ).sealed()
 
 
+def _columns(forms: tuple[Form, ...], shards: list[tuple[WrittenShard, ...]]) -> Split:
+    by_form = {}
+    for place, form in enumerate(forms):
+        column = [shard[place] for shard in shards]
+        by_form[form.name] = ShardColumns(
+            bytes=tuple(shard.head.bytes for shard in column),
+            sha256=tuple(shard.head.sha256 for shard in column),
+            index_sha256=tuple(shard.index_sha256 for shard in column),
+        )
+    return Split(counts=tuple(shard[0].head.examples for shard in shards), shards=by_form)
+
+
+def _claimed(objects: Objects) -> AbstractContextManager[None]:
+    return _locked(objects) if isinstance(objects, LocalObjects) else nullcontext()
+
+
 @contextmanager
-def _claimed(dest: Path) -> Iterator[None]:
+def _locked(objects: LocalObjects) -> Iterator[None]:
     try:
-        dest.mkdir(parents=True, exist_ok=True)
+        objects.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {dest} for the data set cannot be made: {error.strerror}") from None
-    handle = os.open(dest, os.O_RDONLY)
+        raise UserError(f"the folder {objects.root} for the data set cannot be made: {error.strerror}") from None
+    handle = os.open(objects.root, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems have no locks; renames alone keep readers safe there
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -105,32 +194,30 @@ def _claimed(dest: Path) -> Iterator[None]:
         os.close(handle)  # and with it the lock
 
 
-def _clear(dest: Path) -> None:
-    """Remove what an interrupted writing left; refuse a folder that holds anything else."""
-    ours_to_replace = (dest / MARKER).exists()
-    names = sorted(entry.name for entry in dest.iterdir() if entry.name != MARKER)
-    foreign = [name for name in names if not (ours_to_replace and _OURS.fullmatch(name))]
-    if foreign:
-        raise UserError(
-            f"{dest} is no data set but holds {foreign[0]!r}, which is not ours; name a new or empty folder"
-        )
-    for name in names:
-        (dest / name).unlink()
+def _request_of(manifest: Manifest) -> dict[str, Any]:
+    source = manifest.source
+    forms, numbers = manifest.forms, manifest.request
+    return Request(source.kind, source.name, source.fingerprint, forms, manifest.resize, numbers).described()
 
 
-def _refuse_difference(dest: Path, found: Manifest, request: Request) -> None:
-    pairs: dict[str, tuple[object, object]] = {
-        "kind of source": (found.source.kind, request.kind),
-        "source": (found.source.name, request.name),
-        "image size": (found.image_size, request.image_size),
-        "way of resizing": (found.resize, request.resize),
-    }
-    for name in sorted(found.request.keys() | request.numbers.keys()):
-        pairs[name] = (found.request.get(name), request.numbers.get(name))
-    different = [f"{name} {there!r} instead of {asked!r}" for name, (there, asked) in pairs.items() if there != asked]
-    if not different and found.source.fingerprint != request.fingerprint:
-        different = [f"an earlier content of {request.name!r}"]
+def _refuse_difference(address: str, what: str, there: dict[str, Any], request: Request) -> None:
+    asked = request.described()
+    names = [name for name in dict.fromkeys([*asked, *there]) if there.get(name) != asked.get(name)]
+    different = [
+        f"{name} {_words(there.get(name))} instead of {_words(asked.get(name))}"
+        for name in names
+        if name not in _FINGERPRINTS
+    ]
+    if names and not different:
+        different = [f"an earlier content of {asked[_FINGERPRINTS[name]]!r}" for name in names]
     if different:
-        raise UserError(
-            f"{dest} already holds a data set with {', '.join(different)}; name another folder or remove it"
+        raise UserError(f"{address} already holds {what} with {', '.join(different)}; name another folder or remove it")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):  # forms
+        return " and ".join(
+            f"{form['size']}-{form['encoding']}" + (f" of quality {form['quality']}" if form["quality"] else "")
+            for form in value
         )
+    return repr(value)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.bounding import bound_block, bound_stage
 from pipeline.dag import Progress, Task
-from pipeline.data.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.errors import UserError
 from pipeline.storage import open_storage
 from stages.cascade import TrainedStage
@@ -89,7 +89,9 @@ def test_a_learned_variance_is_asked_of_the_net() -> None:
 
 def task_of(folder: Path, spec: dict[str, Any], **changes: Any) -> Task:
     if not (folder / "data").exists():
-        ingest_drawn(folder / "data" / "shards", seed=0, size=16, train=4, val=40, shard_size=40)
+        ingest_drawn(
+            folder / "data" / "shards", seed=0, forms=make_forms([(16, "png")]), train=4, val=40, shard_size=40
+        )
     stage = StageSpec.model_validate(spec)
     training = TrainingSpec(steps=1)
     trained, out = folder / stage.name, folder / f"out-{stage.name}"

@@ -27,9 +27,7 @@ class Drawn:
         self.images = np.stack([image for image, _ in drawn])
         self.labels = np.array([label for _, label in drawn], dtype=np.int64)
         self.image_size = size
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        self.counts = np.array([count])
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.images[indices], self.labels[indices]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
 from pipeline.planning import GPUS, Machine, data_facts, reckon
@@ -61,9 +61,9 @@ def test_reading_is_images_a_second_times_their_size(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_is_there_is_measured(tmp_path: Path) -> None:
-    ingest_drawn(tmp_path / "shards", seed=0, size=16, train=40, val=10, shard_size=16)
+    ingest_drawn(tmp_path / "shards", seed=0, forms=make_forms([(16, "png")]), train=40, val=10, shard_size=16)
     there = data_facts(experiment_of(tmp_path, data={"kind": "shards", "path": str(tmp_path / "shards")}))
-    size = sum(path.stat().st_size for path in (tmp_path / "shards").glob("train-*.tar"))
+    size = sum(path.stat().st_size for path in (tmp_path / "shards" / "16-png").glob("train-*.tar"))
     assert (there.train, there.classes, there.shards, there.exact) == (40, 10, 3, True)
     assert there.bytes_per_image == pytest.approx(size / 40)
 

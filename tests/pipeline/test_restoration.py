@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.dag import Progress, Task
-from pipeline.data.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.data.loading import Examples
 from pipeline.restoration import FIGURES, consistency, psnr, score_restoration, ssim
 from pipeline.storage import open_storage
@@ -95,7 +95,7 @@ def test_consistency_asks_only_for_the_low_res_image() -> None:
 
 def task_of(folder: Path, count: int, **sizes: int) -> Task:
     """A data set, perfect oracle samples, and chained ones that lie 0.1 above their faithful images."""
-    ingest_drawn(folder / "data" / "shards", seed=0, size=32, train=4, val=40, shard_size=40)
+    ingest_drawn(folder / "data" / "shards", seed=0, forms=make_forms([(32, "png")]), train=4, val=40, shard_size=40)
     pixels, _ = Examples(folder / "data" / "shards", "val").read(np.arange(count))
     real = to_float(torch.from_numpy(pixels))
     low_res = images(count, 3, sizes["low_res_size"], sizes["low_res_size"]).float() / 2

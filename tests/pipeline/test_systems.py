@@ -16,7 +16,7 @@ import torch
 from pipeline.bounding import bound_block
 from pipeline.classifier import Classifier, predict, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
-from pipeline.data.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.data.loading import Examples
 from pipeline.data.ordering import examples_of_step
 from pipeline.experiment import load_experiment
@@ -46,7 +46,7 @@ def both_cores() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Examples, Examples]:
     folder = tmp_path_factory.mktemp("data") / "shards"
-    ingest_drawn(folder, seed=0, size=32, train=8000, val=512, shard_size=4000)
+    ingest_drawn(folder, seed=0, forms=make_forms([(32, "png")]), train=8000, val=512, shard_size=4000)
     return Examples(folder, "train"), Examples(folder, "val")
 
 

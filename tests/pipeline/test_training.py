@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog, OwnershipLost
 from pipeline.dag import Progress, Task
-from pipeline.data.ingest import ingest_drawn
+from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.stage_run import LoopSettings, StageRun
 from pipeline.storage import open_storage
-from pipeline.training import LoopSettings, StageRun, train_stage
+from pipeline.training import train_stage
 from stages.checkpoints import load_trained
 
 STEPS = 12
@@ -36,7 +37,9 @@ STAGE = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shards"
-    ingest_drawn(folder, seed=0, size=8, train=50, val=10, shard_size=32)  # 50 / 8: epochs end inside a batch
+    ingest_drawn(
+        folder, seed=0, forms=make_forms([(8, "png")]), train=50, val=10, shard_size=32
+    )  # 50 / 8: epochs end inside a batch
     return folder
 
 
@@ -46,10 +49,14 @@ def settings_of(data: Path, store: Path, **changes: object) -> LoopSettings:
         stage=STAGE,
         training=training,
         seed=0,
-        data=str(data),
+        data=str(data.parent),
+        shuffle={"window": 16, "lanes": 1},
         storage=str(store),
         run="runs/sr",
         threads=1,
+        loader_processes=0,
+        cache=str(store / "cache"),
+        cache_gb=1.0,
         log_every=1,
         checkpoint_seconds=1e9,
         progress=None,
@@ -139,7 +146,7 @@ def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, t
     script = tmp_path / "loop.py"
     script.write_text(
         "import json, sys, torch\n"
-        "from pipeline.training import LoopSettings, StageRun\n"
+        "from pipeline.stage_run import LoopSettings, StageRun\n"
         "torch.set_num_threads(1)\n"
         "run = StageRun(LoopSettings(**json.load(open(sys.argv[1]))), rank=0, world=1, device='cpu')\n"
         "run.resume()\n"
@@ -201,7 +208,7 @@ def test_kill_9_loses_no_stored_average(data: Path, averaged: dict[str, bytes], 
     script.write_text(
         "import json, os, signal, sys, torch\n"
         "from pipeline import snapshots\n"
-        "from pipeline.training import LoopSettings, StageRun\n"
+        "from pipeline.stage_run import LoopSettings, StageRun\n"
         "torch.set_num_threads(1)\n"
         "whole, calls = snapshots.save_averages, []\n"
         "def save_averages(path, state):\n"
@@ -303,7 +310,7 @@ def test_two_workers_train_as_one(data: Path, uninterrupted: Path, tmp_path: Pat
     script = tmp_path / "rank.py"
     script.write_text(
         "import json, sys, torch, torch.distributed as dist\n"
-        "from pipeline.training import LoopSettings, StageRun\n"
+        "from pipeline.stage_run import LoopSettings, StageRun\n"
         "torch.set_num_threads(1)\n"
         "rank = int(sys.argv[2])\n"
         "dist.init_process_group('gloo', init_method=f'file://{sys.argv[3]}', rank=rank, world_size=2)\n"

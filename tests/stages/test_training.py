@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from stages.specs import (
     learning_rate_at,
 )
 from stages.stage import Stage
-from stages.training import Batch, TrainState, keyed_dropout, train_step, update_average
+from stages.training import Batch, TrainState, accumulate_gradients, keyed_dropout, train_step, update_average
 
 TRAINING = TrainingSpec(steps=6, batch_size=8, learning_rate=2e-3, warmup=2, ema=0.9)
 
@@ -90,20 +92,73 @@ def test_losses_of_slices_are_the_losses_of_the_whole_batch(kind: str) -> None:
     torch.testing.assert_close(slices, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_of_two_ranks_is_that_of_one() -> None:
-    # What data-parallel training does: each rank the mean over its slice, then the mean of the ranks.
-    stage = stage_of("sr")
-    net = TrainState.start(stage, TRAINING, seed=0).net
-    draws = KeyedDraws(0, stage.spec.name)
+def gradient_of(kind: str, training: TrainingSpec, positions: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """What one slice of the first global batch adds to the gradient, and its share of the loss.
 
-    def gradient(positions: torch.Tensor) -> torch.Tensor:
-        batch = batch_of(0, positions)
-        loss = stage.loss(net, batch.images, batch.labels, draws, 0, batch.positions, 8).mean()
-        found = torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
-        return torch.cat([g.flatten() for g in found if g is not None])
+    The weights are off their start, where zeros keep most gradients (and all masks) from mattering.
+    """
+    stage = stage_of(kind)
+    state = TrainState.start(stage, training, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in state.net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    share = accumulate_gradients(stage, state, batch_of(0, positions), training=training, seed=0)
+    found = [p.grad.flatten() for p in state.net.parameters() if p.grad is not None]
+    return torch.cat(found), float(share)
 
-    both = (gradient(torch.arange(4)) + gradient(torch.arange(4, 8))) / 2
-    torch.testing.assert_close(both, gradient(torch.arange(8)), rtol=1e-5, atol=1e-7)
+
+@pytest.mark.parametrize("cuts", [[4, 4], [3, 3, 2], [1, 7]])
+def test_shares_of_any_lengths_sum_to_the_whole(cuts: list[int]) -> None:
+    whole, loss = gradient_of("sr", TRAINING, torch.arange(8))
+    parts = [gradient_of("sr", TRAINING, positions) for positions in torch.arange(8).split(cuts)]
+    torch.testing.assert_close(sum(part for part, _ in parts), whole, rtol=1e-5, atol=1e-7)
+    assert sum(share for _, share in parts) == pytest.approx(loss, rel=1e-6)
+
+
+def test_micro_batches_sum_to_the_whole_whoever_has_them() -> None:
+    """Their dropout masks too go with the micro-batch, so slices that end where it ends change only the rounding."""
+    micro = TRAINING.model_copy(update={"micro_batch": 3})  # 3 + 3 + 2
+    torch.testing.assert_close(
+        gradient_of("sr", micro, torch.arange(8)), gradient_of("sr", TRAINING, torch.arange(8)), rtol=1e-5, atol=1e-7
+    )
+    whole, loss = gradient_of("dropout", micro, torch.arange(8))
+    for cuts in ([3, 5], [6, 2], [3, 3, 2]):
+        parts = [gradient_of("dropout", micro, positions) for positions in torch.arange(8).split(cuts)]
+        torch.testing.assert_close(sum(part for part, _ in parts), whole, rtol=1e-6, atol=1e-8)
+        assert sum(share for _, share in parts) == pytest.approx(loss, rel=1e-6)
+    assert not torch.allclose(gradient_of("dropout", TRAINING, torch.arange(8))[0], whole, rtol=1e-2)
+
+
+def test_a_slice_is_cut_where_the_global_batch_is() -> None:
+    pieces = batch_of(0, torch.arange(2, 8)).pieces(4)
+    assert [piece.positions.tolist() for piece in pieces] == [[2, 3], [4, 5, 6, 7]]
+    assert torch.equal(torch.cat([piece.images for piece in pieces]), batch_of(0, torch.arange(2, 8)).images)
+    assert [piece.labels.tolist() for piece in pieces] == [[2, 0], [1, 2, 0, 1]]
+
+
+def test_gradients_are_exchanged_in_the_last_micro_batch_alone() -> None:
+    stage, exchanged = stage_of("base"), []
+    training = TRAINING.model_copy(update={"micro_batch": 3})
+    state = TrainState.start(stage, training, seed=0)
+
+    class Exchanging(torch.nn.Module):
+        """Counts as DistributedDataParallel does: what is called within ``no_sync`` exchanges nothing."""
+
+        quiet = False
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.quiet = True
+            yield
+            self.quiet = False
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            exchanged.append(not self.quiet)
+            return state.net(*inputs)
+
+    accumulate_gradients(stage, state, batch_of(0), model=Exchanging(), training=training, seed=0)
+    assert exchanged == [False, False, True]
 
 
 def test_dropout_differs_from_step_to_step_and_leaves_torchs_generator_alone() -> None:
@@ -116,7 +171,7 @@ def test_dropout_differs_from_step_to_step_and_leaves_torchs_generator_alone() -
     draws, net, one = KeyedDraws(0, "base"), torch.nn.Dropout(0.5), torch.ones(64)
 
     def mask(step: int, first: int) -> torch.Tensor:
-        with keyed_dropout(net, draws, step, torch.tensor([first])):
+        with keyed_dropout(net, draws, step, torch.tensor([first]), one.device):
             return net(one)
 
     assert torch.equal(mask(0, 0), mask(0, 0))

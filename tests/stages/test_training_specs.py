@@ -16,6 +16,7 @@ from stages.training_specs import TrainingSpec
     ("given", "message"),
     [
         ({"betas": [0.9, 1.0]}, "less than 1"),
+        ({"batch_size": 8, "micro_batch": 9}, r"of which there are 8 \(batch_size\); lower it to 8 or less"),
         ({"averages": {"every": 1}}, "stores more than 500 pairs in 10000 steps; raise it to 20 or more"),
         ({"averages": {"every": 100, "widths": [0.1, 0.05]}}, "the narrower first"),
     ],
@@ -23,6 +24,12 @@ from stages.training_specs import TrainingSpec
 def test_training_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainingSpec.model_validate({"steps": 10000, **given})
+
+
+def test_as_many_workers_share_a_step_as_there_are_pieces() -> None:
+    assert TrainingSpec(steps=1, batch_size=10).most_workers == 10
+    assert TrainingSpec(steps=1, batch_size=10, micro_batch=4).most_workers == 3
+    assert TrainingSpec(steps=1, batch_size=10, micro_batch=10).most_workers == 1
 
 
 def test_shares_of_one_are_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.decoding import UndecodableError, decode_square, encode_png
+from pipeline.data.decoding import UndecodableError, decode_square
 
 
 def _encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -177,6 +177,18 @@ def test_the_name_of_the_format_is_told() -> None:
     assert decode_square(_encode(_noise(8, 8)), 8)[1] == "PNG"
 
 
-def test_png_bytes_hold_the_pixels() -> None:
-    image = _noise(8, 8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(image)))), np.asarray(image))
+def test_an_array_of_pixels_is_an_image_too() -> None:
+    """What a raw shard holds can be ingested again; nothing but pixels can, least of all pickled objects."""
+
+    def npy(array: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=True)
+        return buffer.getvalue()
+
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    image, kind = decode_square(npy(pixels), 4)
+    assert kind == "NPY"
+    assert np.array_equal(np.asarray(image), pixels[:, 1:5])
+    for wrong in (pixels.astype(np.float32), pixels[:, :, 0], np.array([{}], dtype=object)):
+        with pytest.raises(UndecodableError):
+            decode_square(npy(wrong), 4)

@@ -1,0 +1,160 @@
+"""``python -m pipeline.benchmark data``: what the parts around the net cost, as ratios taken in one run.
+
+The net and its steps are measured by `stages`; here are the parts that feed and judge it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.data.bench_inputs import SHARD, bench_of, first_batches, measure_start
+from pipeline.data.manifest import load_manifest
+from pipeline.data.measuring import Bench, Timing, alternate, pixel_differences, variants_of
+from pipeline.data.ordering import ExampleOrder
+from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
+from pipeline.data.shuffle_quality import quality_of
+
+# (variant, what it is measured against): the rows of the table of ratios.
+PAIRS = (
+    ("jpeg dct", "stock jpeg"),
+    ("jpeg box", "stock jpeg"),
+    ("jpeg box", "stock jpeg, box"),
+    ("raw", "stock jpeg"),
+    ("raw", "stock raw"),
+    ("jpeg dct", "jpeg dct, bare"),
+    ("jpeg box", "jpeg box, bare"),
+    ("raw", "raw, bare"),
+)
+SETS = (("ImageNet", 1_281_167, 5000), ("a billion images", 1_000_000_000, 1000))
+GPUS = (8, 64, 512)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark that the command line names and print its tables."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.benchmark", description=__doc__)
+    parser.add_argument("part", choices=["data"])
+    parser.add_argument("--source", help="images to measure with, as for rayfall ingest; synthetic ones without")
+    parser.add_argument("--images", type=int, default=400, help="how many synthetic images")
+    parser.add_argument("--size", type=int, default=256, help="px of the stored JPEG images")
+    parser.add_argument("--small", type=int, default=64, help="px of the images that are read")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--gpu-rate", type=float, default=600.0, help="images a GPU trains on per second, to plan with")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    figures = measure_data(chosen)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure_data(chosen: argparse.Namespace) -> dict[str, Any]:
+    """All figures of the data path, printed as they come."""
+    console = Console(width=140)
+    console.print(f"{platform.machine()}, one thread, CPU time, {chosen.repeats} repetitions, variants alternating")
+    with bench_of(chosen.source, images=chosen.images, large=chosen.size, small=chosen.small) as bench:
+        timings = alternate(variants_of(bench), chosen.repeats)
+        _print_rates(console, timings)
+        differences = pixel_differences(bench)
+        _print_differences(console, differences)
+        forms = _stored_forms(bench, timings)
+    firsts = first_batches(chosen.repeats)
+    _print_firsts(console, firsts)
+    qualities = _qualities()
+    _print_qualities(console, qualities)
+    start = measure_start()
+    needs = [
+        need(name, images, per_shard, form, start, Cluster(gpus, chosen.gpu_rate))
+        for name, images, per_shard in SETS
+        for form in forms
+        for gpus in GPUS
+    ]
+    _print_needs(console, needs, start, chosen.gpu_rate)
+    return {
+        "rates": {name: timing.rate for name, timing in timings.items()},
+        "ratios": {f"{a} / {b}": timings[a].faster_than(timings[b]) for a, b in PAIRS},
+        "differences": differences,
+        "first_batches": [first._asdict() for first in firsts],
+        "shuffle": qualities,
+        "start": asdict(start),
+        "needs": [one._asdict() for one in needs],
+    }
+
+
+def _stored_forms(bench: Bench, timings: dict[str, Timing]) -> list[Stored]:
+    """Bytes per image on disk and images per second and core of the two ways that are planned with."""
+    found = []
+    for address, encoding, variant in ((bench.jpeg, "jpeg", "jpeg dct"), (bench.raw, "raw", "raw")):
+        manifest = load_manifest(address)
+        form = next(form for form in manifest.forms if form.encoding == encoding)
+        split = manifest.splits["train"]
+        size = sum(split.shards[form.name].bytes) / split.examples
+        found.append(Stored(f"{form.name} ({variant})", size, timings[variant].rate))
+    return found
+
+
+def _qualities() -> list[dict[str, float]]:
+    """Windows of a set of 256 shards of 100 examples, a thousand classes, batches of 256."""
+    labels = np.random.Generator(np.random.Philox(1)).integers(1000, size=256 * SHARD)
+    found = []
+    for window, lanes in ((1, 1), (4, 1), (16, 1), (64, 1), (256, 1), (4, 8), (16, 8)):
+        order = ExampleOrder([SHARD] * 256, seed=0, stage="benchmark", window=window, lanes=lanes)
+        found.append({"window": window, "lanes": lanes, **quality_of(order, labels, 256, epochs=4)._asdict()})
+    return found
+
+
+def _print_rates(console: Console, timings: dict[str, Timing]) -> None:
+    rates = Table("way through the shards", "images/s", title="Reading")
+    for name, timing in timings.items():
+        rates.add_row(name, f"{timing.rate:,.0f}")
+    ratios = Table("what", "against", "times as fast", "least to most", title="Ratios")
+    for name, against in PAIRS:
+        median, least, most = timings[name].faster_than(timings[against])
+        ratios.add_row(name, against, f"{median:.3g}", f"{least:.3g} to {most:.3g}")
+    console.print(rates, ratios)
+
+
+def _print_differences(console: Console, differences: dict[str, dict[str, float]]) -> None:
+    table = Table("decode", "mean |difference|", "largest", "FID", title="Against Pillow's bicubic, 8-bit values")
+    for name, row in differences.items():
+        cells = (f"{row[key]:.3g}" if key in row else "" for key in ("mean", "largest", "fid"))
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def _print_firsts(console: Console, firsts: Sequence[Any]) -> None:
+    table = Table("step", "ms", title="From opening a data set of 1,000 shards to the first batch at a step")
+    for first in firsts:
+        table.add_row(str(first.step), f"{1000 * first.seconds:.1f}")
+    console.print(table)
+
+
+def _print_qualities(console: Console, qualities: Sequence[dict[str, float]]) -> None:
+    table = Table("window", "lanes", "together", "spread", title="Shuffle of 256 shards; 1 is a full permutation")
+    for row in qualities:
+        table.add_row(f"{row['window']:g}", f"{row['lanes']:g}", f"{row['together']:.2f}", f"{row['spread']:.2f}")
+    console.print(table)
+
+
+def _print_needs(console: Console, needs: Sequence[Need], start: Measured, rate: float) -> None:
+    title = f"Reckoned, not run: {rate:g} images/s per GPU, 8 GPUs per node, windows of 16 shards, a lane per node"
+    names = ("set", "form", "GPUs", "images/s", "cores/node", "MB/s node", "GB/s store", "window GB", "set GB")
+    table = Table(*names, "manifest MB", "start s", "epoch h", title=title)
+    for one in needs:
+        table.add_row(one.set_name, one.form, *(f"{value:,.3g}" for value in one[2:]))
+    console.print(table)
+    console.print(f"a million shards: order of the first batch {start.order_seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
