@@ -59,7 +59,7 @@ def make_data(order: IngestOrder, hands: Hands, manner: Manner) -> None:
         if order.dest is None:
             raise UserError("ingest needs a DEST, a new or empty folder or s3://bucket/prefix for the data set")
         forms = _forms(order)
-        with display(end.console) as events, _fan_out(hands) as fan_out, _spool(order, hands) as spool:
+        with display(end.console) as events, _fan_out(hands, events) as fan_out, _spool(order, hands) as spool:
             told = Told(events)
             manifest = ingest(
                 order.source,
@@ -117,7 +117,7 @@ def _verify(address: str, hands: Hands, console: Any) -> Verified:
     columns = [columns for split in manifest.splits.values() for columns in split.shards.values()]
     if hands.address is None and sum(sum(column.bytes) for column in columns) < _WORTH_A_CLUSTER:
         hands = Hands(None, in_process=True)
-    with display(console) as events, _fan_out(hands) as fan_out:
+    with display(console) as events, _fan_out(hands, events) as fan_out:
         events.started("verify")
         began = time.monotonic()
         found = verify(address, fan_out=fan_out, progress=lambda done, total: events.progress("verify", done, total))
@@ -170,8 +170,9 @@ def _form(text: str, encoding: str) -> tuple[int, Encoding]:
 
 
 @contextmanager
-def _fan_out(hands: Hands) -> Iterator[FanOut]:
+def _fan_out(hands: Hands, events: Events) -> Iterator[FanOut]:
     """Ray is joined or started when there is work for it, so a mistake or a data set that is there needs none."""
+    from pipeline.cluster import ray_cluster
     from pipeline.fan_out import in_turn, on_ray
 
     if hands.in_process:
@@ -180,14 +181,17 @@ def _fan_out(hands: Hands) -> Iterator[FanOut]:
         yield in_turn
         return
     with ExitStack() as stack:
+        joined = False
 
         def call(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Generator[Any, None, None]:
-            from pipeline.cluster import ray_cluster
-
+            nonlocal joined
             jobs = list(jobs)
             if len(jobs) <= _FEW and hands.address is None:
                 return in_turn(function, jobs)
-            stack.enter_context(ray_cluster(hands.address))
+            if not joined:
+                events.message("starting Ray" if hands.address is None else f"joining Ray at {hands.address}")
+                stack.enter_context(ray_cluster(hands.address))
+                joined = True
             return on_ray(name="ingest")(function, jobs)
 
         yield call

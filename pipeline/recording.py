@@ -91,8 +91,8 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
     """Write stages, evaluation, trials, grids and the report under ``parent``, then end the runs."""
+    from pipeline.history import open_buffer, read_history, replay
     from pipeline.report import figure_files
-    from pipeline.training import open_buffer, read_history, replay
 
     tracker = Tracker(tracking.uri)
     experiment = outcome.experiment

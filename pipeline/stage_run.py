@@ -28,9 +28,10 @@ from pipeline.data.datasets import open_examples
 from pipeline.data.loading import Examples
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.sharing import positions_of_rank
+from pipeline.history import open_buffer, read_history, replay
 from pipeline.snapshots import Snapshots
 from pipeline.storage import open_storage
-from pipeline.tracking import MetricBuffer, Tracker
+from pipeline.tracking import MetricBuffer
 from stages.checkpoints import load_state, save_checkpoint
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec
@@ -62,24 +63,6 @@ class LoopSettings:
     progress: str | None
     tracking_uri: str | None
     tracking_run: str | None
-
-
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run up to a checkpoint or a result in ``folder``, one entry per logged step."""
-    history: list[dict[str, float]] = json.loads((folder / "history.json").read_text())
-    return history
-
-
-def open_buffer(uri: str, run_id: str) -> MetricBuffer:
-    """A buffer that leaves out what the run already has."""
-    tracker = Tracker(uri)
-    return MetricBuffer(tracker, run_id, after=tracker.last_step(run_id, "loss"))
-
-
-def replay(buffer: MetricBuffer, history: list[dict[str, float]]) -> None:
-    """Log a run's history again, so that a run which was begun under another parent is whole under this one."""
-    for entry in history:
-        buffer.add(int(entry["step"]), {key: value for key, value in entry.items() if key != "step"})
 
 
 def sum_over_ranks(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

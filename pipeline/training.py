@@ -22,14 +22,15 @@ import torch
 
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
+from pipeline.errors import UserError
 from pipeline.snapshots import Snapshots
-from pipeline.stage_run import LoopSettings, StageRun, open_buffer, read_history, replay
+from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.storage import open_storage
 from stages.specs import TrainingSpec
-
-__all__ = ["fit", "open_buffer", "read_history", "replay", "train_loop", "train_stage"]
 
 log = logging.getLogger(__name__)
 
+REFUSAL = "refusal.txt"  # beside the commits: why a worker cannot go on, for the person
 FAILURES = 3  # of workers, that Ray answers by itself
 # How long elastic workers wait for their places (seconds). Only places that Ray believes to be there are asked for, so
 # a long wait is for a node that is gone. Ray takes up to half a minute to find that out; its own limit of a minute
@@ -78,7 +79,8 @@ def train_stage(task: Task) -> dict[str, Any]:
 
 
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
-    """Run ``train_loop`` under Ray Train. Raises what Ray raises when its retries are used up.
+    """Run ``train_loop`` under Ray Train. Raises what Ray raises when its retries are used up, and UserError where that
+    is what ended a worker: a shard that was altered, say.
 
     Elastic workers are on nodes that come and go, more often than any number of retries foresees: they are given up
     only when an attempt came no further than the one before.
@@ -106,10 +108,14 @@ def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) 
     def reached() -> int:
         return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
 
-    if elastic:
-        while_it_advances(attempt, reached, TrainingFailedError)
-    else:
-        attempt()
+    refusal = open_storage(settings.storage).path(f"{settings.run}/{REFUSAL}")
+    refusal.unlink(missing_ok=True)
+    try:
+        while_it_advances(attempt, reached, TrainingFailedError) if elastic else attempt()
+    except TrainingFailedError as error:
+        if refusal.exists():
+            raise UserError(refusal.read_text()) from error
+        raise
 
 
 def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:
@@ -148,9 +154,14 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(settings.threads)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    run = StageRun(settings, rank=rank, world=world, device=ray.train.torch.get_device())
-    run.resume()
-    run.train(report=_report_pointer)
+    try:
+        run = StageRun(settings, rank=rank, world=world, device=ray.train.torch.get_device())
+        run.resume()
+        run.train(report=_report_pointer)
+    except UserError as error:
+        # Ray hands on a traceback as text; the sentence goes by itself.
+        open_storage(settings.storage).put(f"{settings.run}/{REFUSAL}", str(error).encode())
+        raise
 
 
 def _report_pointer(entry: Entry | None, metrics: dict[str, float]) -> None:

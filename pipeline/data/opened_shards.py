@@ -140,8 +140,9 @@ class _MappedCopies:
         name, size, sha256, *_ = self._shards[number]
         mapped = self.cache.open(self._objects, name, bytes=size, sha256=sha256)
         new = _Copy(self.cache.folder / sha256, memoryview(mapped))
-        kept = [(other, copy) for other, copy in self._maps.items() if other != number and copy.path.exists()]
-        self._maps = dict([*kept, (number, new)][-self._most :])  # replaced, as other threads may be looking
+        held = list(self._maps.items())  # other threads may be changing it
+        kept = [(other, copy) for other, copy in held if other != number and copy.path.exists()]
+        self._maps = dict([*kept, (number, new)][-self._most :])
         return new.whole
 
     def discard(self, number: int) -> None:

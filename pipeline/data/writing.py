@@ -142,10 +142,10 @@ def write_shards(
     done = sum(len(job.content) for job, known in zip(jobs, before, strict=True) if known)
     total = sum(len(job.content) for job in jobs)
     tell = progress or (lambda done, total: None)
-    tell(done, total)
     splits: dict[SplitName, list[tuple[WrittenShard, ...]]] = {split: [] for split in SPLITS}
     undecodable: list[Undecodable] = []
     with closing(fan_out(write_shard, jobs)) as shards:
+        tell(done, total)  # not before: a cluster may have been started for it, which says nothing of the pace
         for job, known, shard in zip(jobs, before, shards, strict=True):
             splits[job.split].append(shard)
             undecodable += shard[0].head.undecodable

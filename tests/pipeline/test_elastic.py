@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog
 from pipeline.data.ingest import ingest_drawn, make_forms
-from pipeline.stage_run import LoopSettings, StageRun, read_history
+from pipeline.history import read_history
+from pipeline.stage_run import LoopSettings, StageRun
 from pipeline.storage import open_storage
 
 START, STEPS = 6, 27  # the common checkpoint; one step for its gradient and 20 for their losses

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,7 +18,8 @@ import pytest
 
 from pipeline.commits import CommitLog
 from pipeline.data.ingest import ingest_drawn, make_forms
-from pipeline.stage_run import LoopSettings, StageRun, read_history
+from pipeline.history import read_history
+from pipeline.stage_run import LoopSettings, StageRun
 from pipeline.storage import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -97,17 +99,21 @@ def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     ingest_drawn(tmp_path / "shards", seed=0, forms=make_forms([(8, "png")]), train=50, val=10, shard_size=8)
     (tmp_path / "settings.json").write_text(json.dumps(asdict(settings_of(tmp_path))))
     (tmp_path / "driver.py").write_text(DRIVER)
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "settings.json")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    left = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-    for one in left:
-        one.kill()
-    process.wait()
+    # A folder of its own, or whoever starts Ray on this machine meanwhile would join this cluster; its sockets need a
+    # short path.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as own:
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "settings.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "RAY_TMPDIR": own},
+        )
+        yield process
+        left = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        for one in left:
+            one.kill()
+        process.wait()
 
 
 def ask(driver: subprocess.Popen[str], question: str = "") -> int:

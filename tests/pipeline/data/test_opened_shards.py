@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_a_copy_in_use_is_not_the_one_that_is_evicted(
     for number in (0, 1, 0, 2, 0):
         opened.stored(number, np.array([3]))
     assert [name for name, _, _ in remote.ranges] == [f"100-raw/train-0000{number}.tar" for number in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("way", ["mapped", "copied", "ranges"])
+def test_threads_may_share_them(written: tuple[LocalObjects, Manifest], cache: ShardCache, way: str) -> None:
+    """Also while copies are evicted and given up under each other's hands."""
+    remote = None if way == "mapped" else Remote(written[0])
+    opened = _open(written, remote, cache if way == "copied" else None)
+
+    def read(seed: int) -> None:
+        lot = np.random.default_rng(seed)
+        for _ in range(30):
+            number, rows = int(lot.integers(3)), lot.integers(0, HELD, 3)
+            found = opened.stored(number, rows)
+            assert [bytes(one) for one in found] == [PIXELS[HELD * number + row].tobytes() for row in rows]
+            if lot.random() < 0.1:
+                opened.refused(number, 0, "is tried")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
 
 
 def test_what_is_needed_is_fetched_first_and_what_is_ahead_as_far_as_there_is_room(
