@@ -39,6 +39,7 @@ class Node:
     inputs: Mapping[str, Node] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     cpus: float = 1.0
+    content: str | None = None  # what stands for this node in the digests of others, where that is not its own
 
     @cached_property
     def digest(self) -> str:
@@ -48,9 +49,15 @@ class Node:
                 "function": self.function,
                 "version": self.version,
                 "config": self.config,
-                "inputs": {role: node.digest for role, node in self.inputs.items()},
+                "inputs": {role: node.identity for role, node in self.inputs.items()},
             }
         )
+
+    @property
+    def identity(self) -> str:
+        """What results computed from this one depend on. A link to a data set is another for another address, but what
+        is trained on it depends on the data alone."""
+        return self.content or self.digest
 
     @property
     def key(self) -> str:

@@ -83,7 +83,9 @@ class ResourcesSpec(Spec):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
     loader_processes: Annotated[int, Field(ge=0)] = Field(
-        0, description="Processes that decode ahead for each training worker; 0: the worker itself decodes."
+        0,
+        description="Processes that decode ahead for each training worker; 0: the worker itself decodes. They run on "
+        "the worker's CPUs: raise cpus_per_worker by as many.",
     )
     cache: Path = Field(
         Path("~/.cache/rayfall/shards"), description="Folder on each node for shards of an object store."

@@ -18,6 +18,7 @@ import torch
 from pipeline.classifier import load_classifier, predict, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.dag import Task
+from pipeline.data.cache import ShardCache
 from pipeline.data.datasets import data_place, open_examples
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
@@ -37,11 +38,12 @@ def make_classifier(task: Task) -> dict[str, Any]:
     """Graph node: a classifier trained on real images, and its accuracy on held-out ones at each size."""
     torch.set_num_threads(task.context["threads"])
     data = task.inputs["data"]
+    cache = ShardCache(Path(task.context["cache"]), int(task.context["cache_gb"] * 1e9))
     spec = ClassifierSpec.model_validate(task.config["classifier"])
     sizes = task.config["sizes"]
     net = train_classifier(
         spec,
-        open_examples(data, "train"),
+        open_examples(data, "train", cache=cache),
         sizes,
         task.config["seed"],
         log=lambda step, _: task.progress(step, spec.steps),

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dag import stored
-from pipeline.data.datasets import SHARD_SIZE, data_place
+from pipeline.data.datasets import data_place
 from pipeline.data.drawn import CLASSES
 from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from pipeline.data.specs import DrawnData, ShardData, absolute
+from pipeline.data.specs import SHARD_SIZE, DrawnData, ShardData, absolute
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes

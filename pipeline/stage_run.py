@@ -12,7 +12,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class LoopSettings:
     loader_processes: int
     cache: str
     cache_gb: float
+    cache_users: int  # stages that may be trained at once on a node
     log_every: int
     checkpoint_seconds: float
     progress: str | None
@@ -75,11 +77,17 @@ def sum_over_ranks(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor
 
 
 class StageRun:
-    """One worker's part of training a stage; a process group is used if there is more than one worker."""
+    """One worker's part of training a stage; a process group is used if there is more than one worker.
 
-    def __init__(self, settings: LoopSettings, *, rank: int, world: int, device: torch.device | str) -> None:
+    ``local_world`` of the ``world`` workers are on this node and share its cache.
+    """
+
+    def __init__(
+        self, settings: LoopSettings, *, rank: int, world: int, device: torch.device | str, local_world: int = 1
+    ) -> None:
         self.settings, self.rank, self.world, self.device = settings, rank, world, device
         self.training = TrainingSpec.model_validate(settings.training)
+        self.cache = ShardCache(Path(settings.cache), int(settings.cache_gb * 1e9))
         self.examples = self._open_examples()
         classes = len(self.examples.classes)
         self.stage = Stage.build(StageSpec.model_validate({**settings.stage, "classes": classes}))
@@ -88,6 +96,8 @@ class StageRun:
         self.model: Any = self.state.net
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
         self.batches = StepBatches(self.examples, order, self.training.batch_size, positions)
+        # Workers on a node read the same shards in one lane, and each its own where there are more.
+        self.batches.share_cache(settings.cache_users * (local_world if order.lanes > 1 else 1))
         storage = open_storage(settings.storage)
         owner = f"{os.uname().nodename}:{os.getpid()}"
         self.commits = CommitLog(storage, settings.run, owner=owner, clock=time.time)
@@ -133,9 +143,8 @@ class StageRun:
     def _open_examples(self) -> Examples:
         """The training split at the stage's own size; decoded images are kept where nobody else decodes ahead."""
         settings = self.settings
-        cache = ShardCache(Path(settings.cache).expanduser(), int(settings.cache_gb * 1e9))
         keep = {"keep_bytes": 0} if settings.loader_processes else {}
-        return open_examples(Path(settings.data), "train", size=settings.stage["size"], cache=cache, **keep)
+        return open_examples(Path(settings.data), "train", size=settings.stage["size"], cache=self.cache, **keep)
 
     def _on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
         # Bytes travel, floats are made where they are needed; from pinned memory nobody waits for the copy.
@@ -155,6 +164,15 @@ class StageRun:
 
     def train(self, report: Report) -> None:
         """Step until done; ``report(entry, metrics)`` is called by every rank after each commit."""
+        steps = range(self.state.step, self.training.steps)
+        pin = torch.device(self.device).type == "cuda"
+        with (
+            self.cache,
+            closing(step_batches(self.batches, steps, processes=self.settings.loader_processes, pin=pin)) as read,
+        ):
+            self._train_on(read, report)
+
+    def _train_on(self, read: Iterator[tuple[torch.Tensor, torch.Tensor]], report: Report) -> None:
         steps, log_every = self.training.steps, self.settings.log_every
         progress = Progress(Path(self.settings.progress) if self.settings.progress and self.rank == 0 else None)
         buffer = self._metric_buffer()
@@ -163,10 +181,6 @@ class StageRun:
         window: list[torch.Tensor] = []
         mark = committed = started = time.monotonic()
         before, waited = self.seconds, 0.0
-        pin = torch.device(self.device).type == "cuda"
-        read = step_batches(
-            self.batches, range(self.state.step, steps), processes=self.settings.loader_processes, pin=pin
-        )
         while self.state.step < steps:
             asked = time.monotonic()
             batch = next(read)

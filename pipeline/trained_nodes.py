@@ -8,9 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.dag import Node
-from pipeline.data.manifest import load_manifest
+from pipeline.data.decoding import RESIZE
+from pipeline.data.encoding import Reduction
+from pipeline.data.loading import form_for
+from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.data.sources import identify
-from pipeline.data.specs import DrawnData, ImageData, ShardData, absolute
+from pipeline.data.specs import SHARD_SIZE, DrawnData, ImageData, ShardData, absolute
+from pipeline.errors import UserError
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 
@@ -58,6 +62,8 @@ class TrainedNodes:
     def _context(self) -> dict[str, Any]:
         resources = self.experiment.resources
         return {
+            "cache": absolute(str(resources.cache)),
+            "cache_gb": resources.cache_gb,
             "threads": resources.threads,
             "sampling_workers": 1 if self.trial else resources.sampling_workers,
         }
@@ -71,22 +77,34 @@ class TrainedNodes:
         """The data set. Raises UserError when its source or folder cannot be used."""
         data = self.experiment.data
         if isinstance(data, DrawnData):
-            config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "png"}
+            config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "png", "shard_size": SHARD_SIZE}
             return self._node("data", "pipeline.data.datasets:make_data", config)
         if isinstance(data, ShardData):
             manifest = load_manifest(data.path)
-            context = {**self._context, "path": absolute(data.path)}
-            config = {"digest": manifest.digest, "reduction": data.reduction}
-            return self._node("data", "pipeline.data.datasets:link_data", config, context=context)
+            self._check_sizes(manifest, data.reduction)
+            content = {"digest": manifest.digest, "reduction": data.reduction}
+            config = {**content, "path": absolute(data.path)}
+            return self._node("data", "pipeline.data.datasets:link_data", config, content=digest_of(content))
         assert isinstance(data, ImageData)
         identity = identify(data.source)
         config = {
             "kind": "images",
             "fingerprint": identity.fingerprint,
-            **data.model_dump(mode="json", include={"size", "encoding", "val_fraction", "max_undecodable"}),
+            **data.model_dump(mode="json", include={"size", "encoding", "val_fraction"}),
+            "resize": RESIZE,
+            "shard_size": SHARD_SIZE,
         }
-        context = {**self._context, "source": absolute(data.source)}
+        context = {**self._context, "source": absolute(data.source), "max_undecodable": data.max_undecodable}
         return self._node("data", "pipeline.data.datasets:make_data", config, context=context)
+
+    def _check_sizes(self, manifest: Manifest, reduction: Reduction) -> None:
+        """Raise UserError when a stage, or a classifier at the size of the data, cannot have its images."""
+        for name, stage in self.experiment.stages.items():
+            try:
+                form_for(manifest, stage.size, reduction)
+            except UserError as error:
+                raise UserError(f"stages.{name}: {error}") from None
+        form_for(manifest, manifest.image_size, reduction)
 
     def train(self, name: str) -> Node:
         """Training of stage ``name``; the number of classes comes with the data."""
@@ -104,9 +122,10 @@ class TrainedNodes:
             **resources.model_dump(
                 mode="json",
                 include={"workers", "cpus_per_worker", "gpus_per_worker", "log_every", "checkpoint_seconds"}
-                | {"loader_processes", "cache", "cache_gb"},
+                | {"loader_processes"},
             ),
-            "run": run_prefix(node, settings, self.data.digest),
+            "cache_users": len(self.experiment.stages),
+            "run": run_prefix(node, settings, self.data.identity),
         }
         if self.tracking is not None:
             context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}

@@ -62,6 +62,7 @@ def train_stage(task: Task) -> dict[str, Any]:
             loader_processes=context["loader_processes"],
             cache=context["cache"],
             cache_gb=context["cache_gb"],
+            cache_users=context["cache_users"],
             log_every=context["log_every"],
             checkpoint_seconds=context["checkpoint_seconds"],
             progress=None if task.progress.path is None else str(task.progress.path),
@@ -155,7 +156,13 @@ def train_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     try:
-        run = StageRun(settings, rank=rank, world=world, device=ray.train.torch.get_device())
+        run = StageRun(
+            settings,
+            rank=rank,
+            world=world,
+            device=ray.train.torch.get_device(),
+            local_world=context.get_local_world_size(),
+        )
         run.resume()
         run.train(report=_report_pointer)
     except UserError as error:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -42,12 +42,13 @@ class StepBatches:
         images, labels = self.examples.read(self.order.of_step(step, self.batch_size, self.positions))
         return torch.from_numpy(images), torch.from_numpy(labels)
 
-    def prefetch(self, step: int) -> None:
-        """Begin to bring the shards of a step to this node, then those of the windows after it.
+    def share_cache(self, users: int) -> None:
+        """Use a ``users``-th of the examples' cache. Raises UserError when it cannot hold what is read side by side."""
+        self.examples.share_cache(self.order.most_at_once(self.batch_size, self.positions), users)
 
-        Raises UserError when the cache is too small for the shards that are read side by side.
-        """
-        ahead = range(step, step + _WINDOWS_AHEAD * self.steps_per_window)
+    def prefetch(self, step: int, stop: int) -> None:
+        """Begin to bring the shards of a step to this node, then those of the windows after it, up to step ``stop``."""
+        ahead = range(step, min(stop, step + _WINDOWS_AHEAD * self.steps_per_window))
         needed, later = (
             self.order.shards_of_steps(steps, self.batch_size, self.positions) for steps in (ahead[:1], ahead)
         )
@@ -60,20 +61,20 @@ class StepBatches:
         return max(1, self.order.examples * shards // len(self.order.counts) // self.batch_size)
 
 
-def step_batches(batches: StepBatches, steps: range, *, processes: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def step_batches(batches: StepBatches, steps: range, *, processes: int, pin: bool) -> Generator[tuple[Tensor, Tensor]]:
     """The batches of ``steps`` in order, decoded ahead by ``processes`` (0: here, when they are asked for).
 
     ``pin`` puts them into pinned memory, from which a GPU copies while it computes. Raises UserError as reading does,
     and RuntimeError when a process was killed. The processes end with the iteration, also one that is given up, and
     with this process, also one that is killed.
     """
-    batches.prefetch(steps.start)  # while the processes start
+    batches.prefetch(steps.start, steps.stop)  # while the processes start
     found_by_step = iter(_loader(batches, steps, processes, pin))
     every = max(1, batches.steps_per_window // 2)
     try:
         for number, step in enumerate(steps):
             if number and number % every == 0:
-                batches.prefetch(step)
+                batches.prefetch(step, steps.stop)
             try:
                 found = next(found_by_step)
             except (ConnectionError, EOFError) as error:  # a batch lies with the process that read it until it is taken

@@ -18,14 +18,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.data.cache_folder import CacheFolder
 from pipeline.errors import UserError
-from pipeline.objects import Objects
+from pipeline.objects import Objects, StoreError
 
 PIECE = 32 << 20  # bytes of one read of a store, which memory holds
 POLL = 0.02  # seconds between two looks at what another process or thread is fetching
@@ -90,7 +90,8 @@ class ShardCache:
         with self._guard:
             ahead = self._ahead.pop(sha256, None)
         if ahead is not None and not ahead.cancel():
-            ahead.result()
+            with suppress(StoreError):  # the store may be back by now
+                ahead.result()
         return self._obtain(objects, Wanted(name, bytes, sha256))
 
     def prefetch(self, objects: Objects, shards: Iterable[Wanted]) -> None:

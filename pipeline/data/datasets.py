@@ -16,7 +16,6 @@ from pipeline.data.manifest import Manifest, SplitName, load_manifest
 from pipeline.data.verifying import check_complete
 from pipeline.fan_out import FanOut, in_turn, on_ray
 
-SHARD_SIZE = 5000
 LOCATION = "location.json"
 
 
@@ -39,7 +38,7 @@ def make_data(task: Task) -> dict[str, Any]:
             forms=forms,
             train=config["train"],
             val=config["val"],
-            shard_size=SHARD_SIZE,
+            shard_size=config["shard_size"],
             fan_out=_fan_out(),
             progress=task.progress,
         )
@@ -49,8 +48,8 @@ def make_data(task: Task) -> dict[str, Any]:
             dest,
             forms=forms,
             val_fraction=config["val_fraction"],
-            shard_size=SHARD_SIZE,
-            max_undecodable=config["max_undecodable"],
+            shard_size=config["shard_size"],
+            max_undecodable=task.context["max_undecodable"],
             fan_out=_fan_out(),
             progress=task.progress,
         )
@@ -60,9 +59,9 @@ def make_data(task: Task) -> dict[str, Any]:
 def link_data(task: Task) -> dict[str, Any]:
     """Graph node: a data set that ``rayfall ingest`` made elsewhere; the result only points to it.
 
-    Every shard and index is looked for once, here, so that a data set with a hole is refused before anything trains.
+    Every shard and index is looked for once, when the address is first named; later, reading refuses what is missing.
     """
-    place = Place(task.context["path"], task.config["reduction"])
+    place = Place(task.config["path"], task.config["reduction"])
     manifest = load_manifest(place.address)
     check_complete(place.address, manifest)
     (task.out / LOCATION).write_text(json.dumps(place._asdict()))

@@ -3,7 +3,8 @@
 A stage may be smaller than the stored form. There are two declared ways to its size, ``Reduction``:
 
 - ``box``: the whole image is decoded and square blocks are averaged, rounded to nearest. This is what "the small
-  image" means everywhere in a cascade (`stages.images.downsample`), and of every stored form it gives the same image;
+  image" means everywhere in a cascade (`stages.images.downsample`), and every lossless form gives the same image, to
+  rounding; a JPEG form gives that of its own, slightly damaged pixels;
 - ``dct``: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size from the low frequencies of its blocks alone, several
   times as fast (box averages do the rest, if any). The pixels differ slightly from ``box``, which is why it has to be
   asked for, and why reference statistics are then made of images that were decoded in the same way.

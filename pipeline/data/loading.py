@@ -115,9 +115,13 @@ class Examples:
     def prefetch(self, needed: Sequence[int], ahead: Sequence[int] = ()) -> None:
         """Begin to bring the shards ``needed`` (by number) to this node, then those ``ahead`` as far as there is room.
 
-        Returns at once; nothing happens without a cache. Raises UserError when the cache cannot hold those needed.
+        Returns at once; nothing happens without a cache.
         """
         self._opened.prefetch(needed, ahead)
+
+    def share_cache(self, shards: int, users: int) -> None:
+        """Use a ``users``-th of the cache. Raises UserError when it cannot hold so many shards side by side."""
+        self._opened.share_cache(shards, users)
 
     def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
         """The images, uint8 RGB (B, S, S, 3), and labels, int64 (B,), of the examples at ``indices``, int (B,).

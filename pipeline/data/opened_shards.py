@@ -51,6 +51,7 @@ class OpenedShards:
     def __init__(self, objects: Objects, shards: Sequence[Shard], classes: int, cache: ShardCache | None) -> None:
         self._objects, self._shards = objects, shards
         self._cache = None if isinstance(objects, LocalObjects) else cache
+        self._room = 0 if self._cache is None else self._cache.limit_bytes
         most = _most_open()
         # Remembered are functions that do not know ``self``, so what nobody uses any more is unmapped at once.
         self.index = lru_cache(most)(partial(_read_index, objects, shards, classes))
@@ -73,21 +74,31 @@ class OpenedShards:
         return [whole[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
     def prefetch(self, needed: Sequence[int], ahead: Sequence[int] = ()) -> None:
-        """Begin to fetch the shards ``needed`` into the cache, then those ``ahead`` of need as far as it has room.
+        """Begin to fetch the shards ``needed`` into the cache, then those ``ahead`` as far as our share of it has room.
 
-        Returns at once. Raises UserError when the needed ones do not fit side by side: each would be fetched again
-        for every example that is read of it.
+        Returns at once.
         """
         if self._cache is None:
             return
         shards = [self._shards[number] for number in dict.fromkeys([*needed, *ahead])]
-        fit = np.searchsorted(np.cumsum([shard.bytes for shard in shards]), self._cache.limit_bytes, side="right")
-        if fit < len(set(needed)):
-            raise UserError(
-                f"the cache {self._cache.folder} may take {self._cache.limit_bytes} bytes, too few for the "
-                f"{len(set(needed))} shards that are read side by side; allow it more, or shuffle in smaller windows"
-            )
+        fit = int(np.searchsorted(np.cumsum([shard.bytes for shard in shards]), self._room, side="right"))
         self._cache.prefetch(self._objects, [Wanted(shard.name, shard.bytes, shard.sha256) for shard in shards[:fit]])
+
+    def share_cache(self, shards: int, users: int) -> None:
+        """Use a ``users``-th of the cache, which is to hold ``shards`` side by side.
+
+        Raises UserError when it cannot: each would be fetched again for every example that is read of it.
+        """
+        if self._cache is None:
+            return
+        self._room = self._cache.limit_bytes // users
+        need = shards * max(shard.bytes for shard in self._shards)
+        if need > self._room:
+            raise UserError(
+                f"the cache {self._cache.folder} may take {self._cache.limit_bytes} bytes for {users} users, too few "
+                f"for the {shards} shards that each reads side by side; allow it {need * users} bytes, or shuffle in "
+                "smaller windows"
+            )
 
     def refused(self, number: int, row: int, why: str) -> UserError:
         """What to raise for an example whose bytes are not those that were ingested; ``why`` is what it does or not.

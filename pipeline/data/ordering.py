@@ -114,12 +114,21 @@ class ExampleOrder:
                     at = window.begin + len(window.order)
         return list(needed)
 
+    def most_at_once(self, batch_size: int, positions: npt.ArrayLike) -> int:
+        """At most so many shards are read side by side at ``positions``: two windows, at their edges, of each lane."""
+        share = -(-len(np.asarray(positions)) * self.lanes // batch_size) + 1 if self.lanes > 1 else 1
+        return min(2 * self.window * min(share, self.lanes), len(self.counts))
+
     def _lanes_of(self, steps: range, batch_size: int, positions: npt.ArrayLike | None) -> list[int]:
-        """The lanes that ``positions`` read: those of the first and the last step, as a batch holds all in order."""
+        """The lanes that ``positions`` read: those of the first and last step, as a batch holds all in order, and of
+        the steps in which an epoch ends, where that order starts again."""
         if positions is None or batch_size < self.lanes:
             return list(range(self.lanes))
         chosen = np.asarray(positions, dtype=np.int64)
-        stream = np.concatenate([self._sorted_by_lane(step, batch_size)[chosen] for step in (steps[0], steps[-1])])
+        begin, end = steps.start * batch_size, steps.stop * batch_size
+        edges = range((begin // self.examples + 1) * self.examples, end, self.examples)
+        looked_at = {steps[0], steps[-1], *(edge // batch_size for edge in edges)}
+        stream = np.concatenate([self._sorted_by_lane(step, batch_size)[chosen] for step in sorted(looked_at)])
         lanes: list[int] = np.unique(stream % self.examples % self.lanes).tolist()
         return lanes
 

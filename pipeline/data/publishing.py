@@ -88,11 +88,13 @@ def publish(objects: Objects, request: Request, write: Callable[[], Written]) ->
         if (found := _published(objects)) is not None:
             _refuse_difference(objects.address, "a data set", _request_of(found), request)
             return found
-        _mark(objects, request)
+        ours = _mark(objects, request)
         try:
             written = write()
         except UserError:
-            if not any(is_ours(name) for name, _ in objects.names()):
+            # In an object store there is no lock: another process may be about to write under the marker it found.
+            alone = ours or isinstance(objects, LocalObjects)
+            if alone and not any(is_ours(name) for name, _ in objects.names()):
                 _unmark(objects)  # a mistake is to be mended, and the address free for the mended request
             raise
         manifest = _describe(request, written)
@@ -120,8 +122,8 @@ def _unmark(objects: Objects) -> None:
     objects.remove(MARKER)
 
 
-def _mark(objects: Objects, request: Request) -> None:
-    """Claim the address for the request, or find that it is claimed for it."""
+def _mark(objects: Objects, request: Request) -> bool:
+    """Claim the address for the request (True), or find that it is claimed for it (False)."""
     try:
         there = objects.read(MARKER)
     except MissingObject:
@@ -130,13 +132,14 @@ def _mark(objects: Objects, request: Request) -> None:
                 f"{objects.address} is no data set but holds {foreign!r}, which is not ours; name a new or empty folder"
             ) from None
         objects.write(MARKER, json.dumps(request.described()).encode())
-        return
+        return True
     try:
         _refuse_difference(objects.address, "the beginning of a data set", dict(json.loads(there)), request)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
         raise UserError(f"{objects.address}/{MARKER} cannot be read; remove it with what lies beside it") from None
     if stranger := next((name for name, _ in objects.names() if not _may_lie_there(name)), None):
         raise UserError(f"{objects.address} holds {stranger!r} beside an unfinished data set; move it elsewhere")
+    return False
 
 
 def _may_lie_there(name: str) -> bool:

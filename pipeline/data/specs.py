@@ -80,6 +80,8 @@ class ShardData(DataSettings):
         return self.path
 
 
+SHARD_SIZE = 5000  # examples, of data sets that an experiment makes itself
+
 DataSpec = Annotated[DrawnData | ImageData | ShardData, Field(discriminator="kind")]
 
 

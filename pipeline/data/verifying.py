@@ -85,7 +85,7 @@ def _fault_of(check: _Check) -> str | None:
 
 
 def check_complete(address: str | Path, manifest: Manifest) -> None:
-    """Raise UserError naming the first shard or index that is missing or has another size. Reads no shard."""
+    """Raise UserError naming the first shard or index that is missing, or shard of another size. Reads no shard."""
     objects = open_objects(address)
     sizes = dict(objects.names())
     for form in manifest.forms:

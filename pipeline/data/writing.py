@@ -229,8 +229,8 @@ def refuse_undecodable(found: list[Undecodable], limit: int) -> None:
     first = f"{found[0].name!r}: {found[0].reason}"
     if limit == 0:
         raise UserError(
-            f"a file of the source cannot be decoded, {first}; remove it, or say with --max-undecodable how many may "
-            "be left out"
+            f"a file of the source cannot be decoded, {first}; say with --max-undecodable how many may be left out (a "
+            "source without it is another source, for another DEST)"
         )
     raise UserError(
         f"more than the {limit} files that --max-undecodable allows cannot be decoded; the first is {first}"

@@ -141,6 +141,7 @@ def settings_of(data: Path, store: Path, *, dropout: float = 0.2, **training: An
         loader_processes=0,
         cache=str(store / "cache"),
         cache_gb=1.0,
+        cache_users=1,
         log_every=1,
         checkpoint_seconds=1e9,
         progress=None,

@@ -78,6 +78,7 @@ def settings_of(folder: Path) -> LoopSettings:
         loader_processes=0,
         cache=str(folder / "cache"),
         cache_gb=1.0,
+        cache_users=1,
         log_every=1,
         checkpoint_seconds=1.0,
         progress=str(folder / "progress.json"),

@@ -51,12 +51,9 @@ def _photographs(archive: Path, count: int, size: int) -> Pixels:
     return np.stack(images)
 
 
-MANY = [pytest.mark.real_data, pytest.mark.slow]
 IMAGES = [
     "8 drawn",
     pytest.param("8 of imagenet-sample at 256", marks=pytest.mark.real_data),
-    pytest.param("100 of imagenet-sample at 256", marks=MANY),
-    pytest.param("500 of cifar10 at 32", marks=MANY),
 ]
 
 

@@ -180,10 +180,10 @@ def test_what_is_needed_is_fetched_first_and_what_is_ahead_as_far_as_there_is_ro
     for needed, ahead in (([2], []), ([2], [0, 1]), ([0, 1, 0], [1, 2]), ([], [1]), ([], [])):
         opened.prefetch(needed, ahead)
     assert [[int(name[-5]) for name in names] for names in asked] == [[2], [2, 0], [0, 1], [1], []]
-    with pytest.raises(UserError, match=r"take 1048576 bytes, too few for the 3 shards that are read side by side"):
-        opened.prefetch([0, 1, 2])
-    _open(written, None, cache).prefetch([0, 1, 2])  # a folder needs no copies
-    _open(written, Remote(written[0]), None).prefetch([0, 1, 2])
+    with pytest.raises(UserError, match=r"take 1048576 bytes for 1 users, too few for the 3 shards"):
+        opened.share_cache(3, users=1)
+    _open(written, None, cache).share_cache(3, users=1)  # a folder needs no copies
+    _open(written, Remote(written[0]), None).share_cache(3, users=1)
     assert len(asked) == 5
 
 
