@@ -18,7 +18,7 @@ from pipeline.classifier import Classifier, predict, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.data.loading import Examples
-from pipeline.data.ordering import examples_of_step
+from pipeline.data.ordering import ExampleOrder
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from stages.cascade import Cascade, Rung, TrainedStage, sample_stage
@@ -62,9 +62,9 @@ def train(experiment: Experiment, name: str, examples: Examples) -> tuple[Traine
     training = training.model_copy(update={"steps": int(SHARE * training.steps)})
     state = TrainState.start(stage, training, seed=0)
     positions = torch.arange(training.batch_size)
+    order = ExampleOrder(examples.counts, seed=0, stage=name)
     while state.step < training.steps:
-        order = examples_of_step(0, name, state.step, batch_size=len(positions), num_examples=len(examples))
-        pixels, labels = examples.read(order)
+        pixels, labels = examples.read(order.of_step(state.step, len(positions)))
         batch = Batch(to_float(torch.from_numpy(pixels)), torch.from_numpy(labels), positions)
         train_step(stage, state, batch, training=training, seed=0)
     return TrainedStage(stage, stage.build_net(0)), TrainedStage(stage, state.ema)
@@ -91,6 +91,7 @@ def accuracy_of(images: torch.Tensor, labels: torch.Tensor, judge: Classifier) -
 def bits_of(trained: TrainedStage, examples: Examples, variance: str) -> float:
     """The variational bound of a base stage on held-out images, bits per dimension, over 100 steps."""
     images, labels = held_out(examples, BLOCK)
+    images = to_float(to_uint8(downsample(images, trained.stage.spec.size)))
     config = {"seed": 3, "level": 0.0, "precision": "f32", "steps": 100, "variance": variance}
     bound = bound_block(trained, images, labels, torch.arange(BLOCK), config, lambda step: None)
     return float(bound.total.mean())
