@@ -8,9 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.dag import Node
-from pipeline.data.decoding import RESIZE
-from pipeline.data.encoding import Reduction
-from pipeline.data.loading import form_for
+from pipeline.data.forms import RESIZE, Reduction, form_for
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.data.sources import identify
 from pipeline.data.specs import SHARD_SIZE, DrawnData, ImageData, ShardData, absolute

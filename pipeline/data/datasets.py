@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.dag import Task
 from pipeline.data.cache import ShardCache
-from pipeline.data.encoding import Reduction
+from pipeline.data.forms import Reduction
 from pipeline.data.ingest import ingest, ingest_drawn, make_forms
 from pipeline.data.loading import Examples
 from pipeline.data.manifest import Manifest, SplitName, load_manifest

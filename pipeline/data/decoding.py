@@ -19,10 +19,6 @@ from functools import cache
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-RESIZE = (
-    "EXIF orientation applied, alpha composed on white, largest centred square, "
-    "one Lanczos-3 resize with antialiasing that sees beyond the square's edge (smaller images upsampled), Pillow"
-)
 # No PostScript and the like: opening a data set must not start an interpreter.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _NPY = b"\x93NUMPY"

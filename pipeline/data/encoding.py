@@ -13,17 +13,15 @@ A stage may be smaller than the stored form. There are two declared ways to its 
 from __future__ import annotations
 
 import io
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.forms import Reduction
 from pipeline.data.manifest import Form
-from pipeline.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
-Reduction = Literal["box", "dct"]
 _DCT_FACTORS = (8, 4, 2)
 
 
@@ -46,20 +44,6 @@ def encode_image(image: Image.Image, form: Form) -> bytes:
             assert form.quality is not None, "a JPEG form has a quality"
             image.save(buffer, "JPEG", quality=form.quality, subsampling=0)
     return buffer.getvalue()
-
-
-def check_reduction(form: Form, size: int, reduction: Reduction) -> None:
-    """Raise UserError when images of ``size`` px cannot be had from a form in this way."""
-    if size < 1 or form.size % size:
-        raise UserError(
-            f"images of {size} px cannot be made of the stored {form.size} px by averaging whole blocks; "
-            f"ask for a size that divides {form.size}"
-        )
-    if reduction == "dct" and form.encoding != "jpeg":
-        raise UserError(
-            f"only JPEG can be decoded at a fraction of its size (dct), and the data set is stored as {form.name}; "
-            "leave the reduction at box"
-        )
 
 
 def decode_image(data: bytes | memoryview, form: Form, size: int, reduction: Reduction = "box") -> Pixels:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pipeline.data import listings
 from pipeline.data.arranging import Arrangement, arrange
-from pipeline.data.decoding import RESIZE
+from pipeline.data.forms import RESIZE
 from pipeline.data.manifest import JPEG_QUALITY, SPLITS, Encoding, Form, Manifest, SplitName, Undecodable
 from pipeline.data.publishing import SCRATCH, Request, Written, publish
 from pipeline.data.sources import identify, list_source

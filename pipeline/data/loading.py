@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.cache import ShardCache
-from pipeline.data.encoding import Reduction, check_reduction, decode_image
+from pipeline.data.encoding import decode_image
+from pipeline.data.forms import Reduction, form_for
 from pipeline.data.indices import checksum_of
-from pipeline.data.manifest import Encoding, Form, Manifest, SplitName, load_manifest
+from pipeline.data.manifest import SplitName, load_manifest
 from pipeline.data.opened_shards import OpenedShards
 from pipeline.errors import UserError
 from pipeline.objects import open_objects
@@ -30,24 +31,6 @@ from pipeline.objects import open_objects
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
-_PREFERRED: tuple[Encoding, ...] = ("raw", "webp", "png", "jpeg")
-
-
-def form_for(manifest: Manifest, size: int, reduction: Reduction = "box") -> Form:
-    """The stored form from which images of ``size`` px are made: the smallest that holds them, with ``dct`` of the
-    JPEG ones; of several of one size the one that is read fastest among those that lost nothing.
-
-    Raises UserError naming the stored forms when there is none.
-    """
-    fit = [form for form in manifest.forms if size >= 1 and form.size % size == 0]
-    if reduction == "dct":
-        fit = [form for form in fit if form.encoding == "jpeg"]
-    if fit:
-        return min(fit, key=lambda form: (form.size, _PREFERRED.index(form.encoding)))
-    if len(manifest.forms) == 1:
-        check_reduction(manifest.forms[0], size, reduction)  # says what is wrong with the only one
-    stored = ", ".join(form.name for form in manifest.forms)
-    raise UserError(f"images of {size} px cannot be made ({reduction}) of any stored form; the data set has {stored}")
 
 
 class Examples:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from pipeline.data.batches import StepBatches
-from pipeline.data.encoding import Reduction
+from pipeline.data.forms import Reduction
 from pipeline.data.loading import Examples
 from pipeline.data.ordering import ExampleOrder
 from pipeline.metrics import FeatureStats, fid

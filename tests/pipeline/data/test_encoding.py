@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.data.encoding import Reduction, check_reduction, decode_image, encode_image
+from pipeline.data.encoding import decode_image, encode_image
+from pipeline.data.forms import Reduction, check_reduction
 from pipeline.data.manifest import Form
 from pipeline.errors import UserError
 

@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 
 from pipeline.data import loading
 from pipeline.data.cache import ShardCache
-from pipeline.data.encoding import Reduction
+from pipeline.data.forms import Reduction, form_for
 from pipeline.data.ingest import ingest, make_forms
-from pipeline.data.loading import Examples, form_for
+from pipeline.data.loading import Examples
 from pipeline.data.manifest import SPLITS, Encoding, Form, Manifest, ShardColumns, Source, Split, save_manifest
 from pipeline.errors import UserError
 from pipeline.objects import LocalObjects, open_objects
