@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -330,3 +331,26 @@ def test_two_workers_train_as_one(data: Path, uninterrupted: Path, tmp_path: Pat
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-5)
     log = CommitLog(open_storage(tmp_path / "store"), "runs/sr", owner="test", clock=time.time)
     assert len([entry for entry in log.entries() if entry.kind == "commit"]) == STEPS
+
+
+@pytest.mark.s3
+def test_a_stage_trains_from_an_object_store_as_from_a_folder(data: Path, s3_store: Any, tmp_path: Path) -> None:
+    """Killed and resumed, with a process that decodes ahead and a cache on this node: the same bits."""
+    address = f"s3://{s3_store.bucket()}/drawn"
+    ingest_drawn(address, seed=0, forms=make_forms([(8, "png")]), train=50, val=10, shard_size=32)
+    link = tmp_path / "link"
+    link.mkdir()
+    (link / "location.json").write_text(json.dumps({"address": address, "reduction": "box"}))
+    train(settings_of(data, tmp_path / "near"))
+    remote = settings_of(
+        link / "shards",  # what it is the parent of is the data node's result
+        tmp_path / "far",
+        loader_processes=1,
+        cache=str(tmp_path / "cache"),
+        checkpoint_seconds=0.0,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(remote, stop_after=4)
+    train(remote)
+    assert_equal_bits(final(tmp_path / "near"), final(tmp_path / "far"))
+    assert [path.stat().st_size for path in (tmp_path / "cache").iterdir() if len(path.name) >= 64], "shards are kept"
