@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.dag import stored
 from pipeline.data.datasets import data_place
 from pipeline.data.drawn import CLASSES
+from pipeline.data.forms import form_for
 from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pipeline.data.specs import SHARD_SIZE, DrawnData, ShardData, absolute
 from pipeline.errors import UserError
@@ -66,11 +67,7 @@ class DataFacts:
     shards: int
     bytes_per_image: float  # of the largest stored form
     exact: bool  # from a manifest; else bytes are those of raw pixels, an upper bound
-    forms: tuple[tuple[int, float], ...] = ()  # side in px and bytes per image of every stored form, largest first
-
-    def bytes_at(self, size: int) -> float:
-        """What is read for one image of ``size`` px: the smallest stored form that it is made of."""
-        return next((count for side, count in reversed(self.forms) if side % size == 0), self.bytes_per_image)
+    bytes_read: Mapping[int, float] = field(default_factory=dict)  # for an image of a stage's size, from its form
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
         gpu_hours=seconds / 3600,
         hours=seconds / 3600 / resources.most_workers,
         images_per_second=rate,
-        read_mb_per_second=rate * data.bytes_at(config.size) / 1e6,
+        read_mb_per_second=rate * data.bytes_read.get(config.size, data.bytes_per_image) / 1e6,
         net_calls=calls,
         sampling_gpu_hours=drawn / 3600,
     )
@@ -144,12 +141,16 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
 
 def data_facts(experiment: Experiment) -> DataFacts:
     """What is known of the data set: its manifest where it exists, else what the experiment expects of it."""
-    manifest = _manifest(experiment)
+    data, manifest = experiment.data, _manifest(experiment)
     if manifest is not None:
         split = manifest.splits["train"]
-        forms = tuple((form.size, sum(split.shards[form.name].bytes) / split.examples) for form in manifest.forms)
-        return DataFacts(split.examples, len(manifest.classes), len(split.counts), forms[0][1], True, forms)
-    data = experiment.data
+        sizes = {form.name: sum(split.shards[form.name].bytes) / split.examples for form in manifest.forms}
+        reduction = data.reduction if isinstance(data, ShardData) else "box"
+        read = {
+            stage.size: sizes[form_for(manifest, stage.size, reduction).name] for stage in experiment.stages.values()
+        }
+        largest = sizes[manifest.forms[0].name]
+        return DataFacts(split.examples, len(manifest.classes), len(split.counts), largest, True, read)
     if isinstance(data, DrawnData):
         return DataFacts(data.train, len(CLASSES), math.ceil(data.train / SHARD_SIZE), 3.0 * data.size**2, False)
     if data.expects is None:

@@ -5,9 +5,10 @@ A stage may be smaller than the stored form. There are two declared ways to its 
 - ``box``: the whole image is decoded and square blocks are averaged, rounded to nearest. This is what "the small
   image" means everywhere in a cascade (`stages.images.downsample`), and every lossless form gives the same image, to
   rounding; a JPEG form gives that of its own, slightly damaged pixels;
-- ``dct``: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size from the low frequencies of its blocks alone, several
-  times as fast (box averages do the rest, if any). The pixels differ slightly from ``box``, which is why it has to be
-  asked for, and why reference statistics are then made of images that were decoded in the same way.
+- ``dct``: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size from the low frequencies of its blocks alone, which is
+  faster (box averages do the rest, if any; ``python -m pipeline.benchmark data`` says how much). The pixels differ
+  slightly from ``box``, which is why it has to be asked for, and why reference statistics are then made of images that
+  were decoded in the same way.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def decode_image(data: bytes | memoryview, form: Form, size: int, reduction: Red
 def box_means(image: Image.Image, factor: int) -> Image.Image:
     """An RGB square made smaller: the means of blocks of ``factor`` x ``factor`` px, rounded to nearest, halves up."""
     if factor & (factor - 1) == 0:
-        return image.reduce(factor)  # several times as fast; with other factors it rounds some means down
+        return image.reduce(factor)  # the fast way; with other factors it rounds some means down
     side = image.width // factor
     blocks = np.asarray(image).reshape(side, factor, side, factor, 3).sum(axis=(1, 3), dtype=np.uint32)
     return Image.fromarray(((2 * blocks + factor**2) // (2 * factor**2)).astype(np.uint8))

@@ -153,7 +153,7 @@ class Examples:
                 raise self._opened.refused(number, row, f"cannot be decoded ({error})") from error
 
     def _copy(self, number: int, rows: Numbers, images: Pixels, places: Numbers) -> None:
-        """What `_decode` does where the stored bytes are the pixels, at a third of the time."""
+        """What `_decode` does where the stored bytes are the pixels: no array is made of each."""
         checksums = self._opened.index(number).checksums[rows]
         stored = self._opened.stored(number, rows)
         flat, length = images.data.cast("B"), images[0].nbytes

@@ -21,11 +21,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Measured:
-    """Start-up figures of one core, and sizes per shard and per example in the manifest and the indices."""
+    """Start-up figures of one core, and what a shard takes in the manifest."""
 
     manifest_bytes_per_shard: float
     manifest_seconds_per_shard: float
-    index_bytes_per_image: float
     order_seconds: float  # the first batch of a million shards, the order alone
 
 
@@ -55,7 +54,7 @@ class Need(NamedTuple):
     window_gb_per_node: float  # shards that a node has in use or fetches ahead: the least cache
     set_gb: float  # the cache of a node that fetches nothing a second time: shards change nodes from epoch to epoch
     manifest_mb: float
-    start_seconds: float  # manifest, order and indices of the first windows, per process
+    start_seconds: float  # manifest and order, per process; the order's part is that of a million shards, at most
     epoch_hours: float
 
 

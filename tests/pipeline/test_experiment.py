@@ -239,7 +239,9 @@ def space(**values: str) -> str:
     ],
 )
 def test_searches_of_settings_that_only_go_together_are_taken(file: Path, overrides: list[str]) -> None:
-    load_experiment(file, overrides)
+    search = load_experiment(file, overrides).search
+    assert search is not None
+    assert len(search.space) == overrides[-1].count("stages.")
 
 
 def test_an_impossible_combination_is_refused_and_named(file: Path) -> None:

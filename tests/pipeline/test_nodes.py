@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.dag import Node, ancestry
+from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.errors import UserError
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
@@ -170,3 +172,19 @@ def test_levels_inside_of_mappings_are_kept_for_trials(tmp_path: Path) -> None:
     listed = "{values: [{level: 0.1, augmentation: truncated}, {level: 0.2}, {}]}"
     experiment = load(tmp_path, f"search={{samples: 100, space: {{stages.sr.sampling: {listed}}}}}")
     assert Nodes(experiment, trial=True).chained("base").config["keep"] == [0.1, 0.2]
+
+
+def test_a_data_set_that_was_moved_is_linked_anew_and_nothing_is_trained_again(tmp_path: Path) -> None:
+    ingest_drawn(tmp_path / "here", seed=0, forms=make_forms([(16, "raw")]), train=20, val=10, shard_size=8)
+
+    def nodes(place: str, reduction: str = "box") -> dict[str, Node]:
+        data = f"data={{kind: shards, path: {tmp_path / place}, reduction: {reduction}}}"
+        return graph(load(tmp_path, data))
+
+    before = nodes("here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = nodes("there")
+    assert before["data"].digest != after["data"].digest, "a stored link says where the data set was"
+    assert {name for name in before if before[name].digest != after[name].digest} == {"data"}
+    with pytest.raises(UserError, match=r"stages.base: only JPEG can be decoded at a fraction .* stored as 16-raw"):
+        nodes("there", "dct")

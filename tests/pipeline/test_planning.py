@@ -68,6 +68,19 @@ def test_a_data_set_that_is_there_is_measured(tmp_path: Path) -> None:
     assert there.bytes_per_image == pytest.approx(size / 40)
 
 
+def test_each_stage_reads_the_form_that_training_reads(tmp_path: Path) -> None:
+    """At 8 px the raw form beside the JPEG one, unless the JPEG is to be decoded at half its size."""
+    folder = tmp_path / "shards"
+    ingest_drawn(folder, seed=0, forms=make_forms([(16, "jpeg"), (8, "raw")]), train=40, val=10, shard_size=16)
+    for reduction, forms in (("box", {8: "8-raw", 16: "16-jpeg"}), ("dct", {8: "16-jpeg", 16: "16-jpeg"})):
+        there = data_facts(
+            experiment_of(tmp_path, data={"kind": "shards", "path": str(folder), "reduction": reduction})
+        )
+        for size, form in forms.items():
+            held = sum(path.stat().st_size for path in (folder / form).glob("train-*.tar"))
+            assert there.bytes_read[size] == pytest.approx(held / 40), (reduction, size)
+
+
 def test_a_data_set_that_is_not_there_is_what_the_experiment_expects(tmp_path: Path) -> None:
     data = {"kind": "images", "source": str(tmp_path / "absent"), "size": 16}
     expected = data_facts(experiment_of(tmp_path, data={**data, "expects": {"train": 9999, "classes": 7}}))

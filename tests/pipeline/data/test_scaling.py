@@ -7,9 +7,7 @@ import pytest
 from pipeline.data.scaling import Cluster, Measured, Stored, need
 
 FORM = Stored("256-jpeg", bytes_per_image=30_000, images_per_core_second=3000)
-START = Measured(
-    manifest_bytes_per_shard=150, manifest_seconds_per_shard=3e-6, index_bytes_per_image=24, order_seconds=0.1
-)
+START = Measured(manifest_bytes_per_shard=150, manifest_seconds_per_shard=3e-6, order_seconds=0.1)
 
 
 def test_imagenet_on_64_gpus() -> None:
