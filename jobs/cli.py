@@ -16,6 +16,7 @@ import typer
 from jobs.ingest_command import ingest
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.plans import print_reckoning
+from jobs.scoring_command import evaluate
 from jobs.serving import show_runs
 from jobs.work import Manner, command_of, require_stage, towards, work
 from pipeline.events import Events
@@ -134,15 +135,7 @@ def search(
     work("search", experiment, settings, Manner(as_json, debug), towards("search"))
 
 
-@app.command()
-def evaluate(
-    experiment: ExperimentFile, settings: Settings = None, as_json: AsJson = False, debug: Debug = False
-) -> None:
-    """Score every stage: FID chained and on real low-res images, accuracy, precision and recall.
-
-    Example: [cyan]rayfall evaluate jobs/experiments/demo.yaml --set evaluation.samples=5000 --json[/cyan]
-    """
-    work("evaluate", experiment, settings, Manner(as_json, debug), towards("evaluate"))
+app.command()(evaluate)
 
 
 @app.command()

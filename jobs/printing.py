@@ -46,6 +46,8 @@ def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
             print_scores(console, value)
         elif name == "cascades":
             print_cascades(console, value)
+        elif name == "ranking":
+            print_ranking(console, value)
         elif name == "search":
             print_search(console, value)
         elif name == "chosen" and value:
@@ -61,14 +63,21 @@ def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
 
 
 def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each stage on its cascade's own low-res images (chained), on real ones (oracle), and real images themselves."""
-    rows = {}
+    """Each stage on its cascade's own low-res images (chained), on real ones (oracle), and real images themselves.
+
+    "accuracy" is that of the images under a judge trained on real ones, "CAS" that of real images under a net trained
+    on the images. Figures that are flagged or refused have the number of the sentence below that says why.
+    """
+    rows, notes = {}, _Notes()
     for stage, scores in stages.items():
         for kind in ("chained", "oracle", "real"):
             if kind in scores:
-                found = {key: value for key, value in scores[kind].items() if key != "per_class"}
-                rows[f"{stage} {kind}"] = {**found, **({"gap": scores.get("gap")} if kind == "chained" else {})}
+                trained = scores.get({"chained": "cas", "real": "cas_real"}.get(kind, ""), {})
+                row = _score_row(scores[kind], notes) | {"CAS": trained.get("cas_top1")}
+                rows[f"{stage} {kind}"] = row | ({"gap": scores.get("gap")} if kind == "chained" else {})
     _table(console, "images", rows)
+    for number, sentence in enumerate(notes.sentences, start=1):
+        console.print(f"[{number}] {sentence}", markup=False, highlight=False, soft_wrap=True)
     restored = {
         stage: {**scores["restoration"], "accuracy": scores["oracle"]["accuracy"]}
         for stage, scores in stages.items()
@@ -88,12 +97,47 @@ def print_cascades(console: Console, cascades: Mapping[str, Mapping[str, Any]]) 
             "parameters": row["parameters"],
             "training": duration(row["training_seconds"]),
             "net calls": row["net_calls"],
-            **{key: row[key] for key in ("size", "fid", "accuracy", "precision", "recall")},
+            "size": row["size"],
+            **_score_row({key: value for key, value in row.items() if key != "samples"}, _Notes()),
         }
         for name, row in cascades.items()
     }
     if rows:
         _table(console, "cascade", rows)
+
+
+def print_ranking(console: Console, ranking: Sequence[Mapping[str, Any]]) -> None:
+    """The cascades of each size by FID, or why they are not ranked."""
+    for found in ranking:
+        told = found["refusal"] or f"by FID {' < '.join(found['order'])}"
+        _line(console, f"cascades of {found['size']} px", told)
+
+
+class _Notes:
+    """Sentences under a table, numbered from 1 as they come; the same one keeps its number."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def marks(self, sentences: Sequence[str]) -> str:
+        self.sentences += [sentence for sentence in sentences if sentence not in self.sentences]
+        return "".join(f" [{self.sentences.index(sentence) + 1}]" for sentence in sentences)
+
+
+def _score_row(scores: Mapping[str, Any], notes: _Notes, *, marked: bool = True) -> dict[str, Any]:
+    """One row of scores: FID with its error and notes, KID, what else is single numbers, and other scorers' FID."""
+    marks = notes.marks(scores.get("flags", ())) if marked else ""
+    row = {"samples": scores.get("samples"), "fid": _estimate(scores, "fid") + marks}
+    row |= {"kid": scores.get("kid"), "IS": scores.get("inception_score"), "sfid": scores.get("sfid")}
+    row |= {figure: scores.get(figure) for figure in ("accuracy", "precision", "recall")}
+    for scorer, further in scores.get("also", {}).items():
+        row[f"{scorer} fd"] = _estimate(further, "fid") + (notes.marks(further.get("flags", ())) if marked else "")
+    return row
+
+
+def _estimate(scores: Mapping[str, Any], figure: str) -> str:
+    error = scores.get(f"{figure}_error")
+    return _text(scores[figure]) + (f" ± {error:.2g}" if error else "")
 
 
 def print_search(console: Console, search: Mapping[str, Any]) -> None:
@@ -102,7 +146,7 @@ def print_search(console: Console, search: Mapping[str, Any]) -> None:
         rows = {}
         for point in found["points"]:
             oracle = (point.get("oracle") or {}).get("fid")
-            chained = {key: value for key, value in point.get("chained", {}).items() if key != "per_class"}
+            chained = _score_row(point["chained"], _Notes(), marked=False) if "chained" in point else {}
             name = ", ".join(f"{path.split('.')[-1]} {_setting(value)}" for path, value in point["settings"].items())
             rows[name] = {**chained, "oracle fid": oracle, "error": point["error"]}
         _table(console, f"{found['stage']}, by {found['metric']}", rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.data.specs import DrawnData, ShardData
+from pipeline.scorer_specs import ClassifierScorer
 
 if TYPE_CHECKING:
     from pipeline.experiment_spec import Experiment
@@ -75,10 +76,12 @@ def check_bound(experiment: Experiment) -> None:
 def check_counts(experiment: Experiment) -> None:
     """As many images as are asked for must be there, and more than the neighbours of precision and recall."""
     evaluation, search, data = experiment.evaluation, experiment.search, experiment.data
-    held_out = {"evaluation.samples": evaluation.samples}
+    held_out = {
+        "evaluation.samples" if evaluation.held_out is None else "evaluation.held_out": evaluation.held_out_images
+    }
+    counts = {"evaluation.samples": evaluation.samples, **held_out, "evaluation.reference": evaluation.reference}
     if search is not None:
-        held_out["search.samples"] = search.samples
-    counts = {**held_out, "evaluation.reference": evaluation.reference}
+        held_out["search.samples"] = counts["search.samples"] = search.samples
     for path, count in counts.items():
         if count <= evaluation.neighbours:
             raise ValueError(
@@ -99,11 +102,45 @@ def check_counts(experiment: Experiment) -> None:
         )
 
 
+def check_search_samples(experiment: Experiment) -> None:
+    """FID is refused of no more samples than its features have dimensions, and a search by it would choose nothing."""
+    search, evaluation = experiment.search, experiment.evaluation
+    if search is None or search.metric != "chained_fid":
+        return
+    scorer = evaluation.scorer
+    dimension = sum(evaluation.classifier.channels) if isinstance(scorer, ClassifierScorer) else scorer.dimension
+    if search.samples <= dimension:
+        raise ValueError(
+            f"search.samples {search.samples} is no more than the {dimension} dimensions of the features, of which no "
+            f"FID can be had; raise it above that (20 times as many for one to be trusted), or search by "
+            "chained_accuracy"
+        )
+
+
 def check_seeds(experiment: Experiment) -> None:
     """Trials draw other noise than the final evaluation, or its scores would be those that were selected on."""
-    search, seed = experiment.search, experiment.evaluation.seed
-    if search is not None and search.seed == seed:
-        raise ValueError(
-            f"search.seed and evaluation.seed are both {seed}, so the final scores would be those that the search "
-            "selected; give the search another seed"
-        )
+    search, evaluation = experiment.search, experiment.evaluation
+    finals = {"evaluation.seed": evaluation.seed}
+    if evaluation.cas is not None:
+        finals["evaluation.cas.seed"] = evaluation.cas.seed
+    for path, seed in finals.items() if search is not None else ():
+        if search is not None and search.seed == seed:
+            raise ValueError(
+                f"search.seed and {path} are both {seed}, so the final scores would be those that the search "
+                "selected; give the search another seed"
+            )
+
+
+def check_cas(experiment: Experiment) -> None:
+    """The small net of the classification accuracy score halves its images evenly, at the size of every stage."""
+    cas = experiment.evaluation.cas
+    if cas is None or cas.net.kind != "small":
+        return
+    levels = len(cas.net.channels)
+    for name, stage in experiment.stages.items():
+        side = cas.side(stage.size)
+        if side % 2**levels:
+            raise ValueError(
+                f"evaluation.cas.net has {levels} levels, which need a multiple of {2**levels} px, and sees {side} px "
+                f"of the images of stages.{name}; leave out levels, or set evaluation.cas.crop to null"
+            )

@@ -1,6 +1,7 @@
-"""``python -m pipeline.benchmark data``: what the parts around the net cost, as ratios taken in one run.
+"""``python -m pipeline.benchmark data`` or ``features``: what the parts around the net cost, as ratios of one run.
 
-The net and its steps are measured by `stages`; here are the parts that feed and judge it.
+The net and its steps are measured by `stages`; here are the parts that feed and judge it. The part that judges is in
+``pipeline.feature_benchmark``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.data.measuring import Bench, Timing, alternate, pixel_differences,
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
+from pipeline.feature_benchmark import add_feature_options, measure_features
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (
@@ -43,17 +45,21 @@ GPUS = (8, 64, 512)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark that the command line names and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.benchmark", description=__doc__)
-    parser.add_argument("part", choices=["data"])
-    parser.add_argument("--source", help="images to measure with, as for rayfall ingest; synthetic ones without")
-    parser.add_argument("--images", type=int, default=400, help="how many synthetic images")
-    parser.add_argument("--size", type=int, default=256, help="px of the stored JPEG images")
-    parser.add_argument("--small", type=int, default=64, help="px of the images that are read")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--gpu-rate", type=float, default=600.0, help="images a GPU trains on per second, to plan with")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parts = parser.add_subparsers(dest="part", required=True)
+    data = parts.add_parser("data", help="reading images from shards")
+    data.add_argument("--source", help="images to measure with, as for rayfall ingest; synthetic ones without")
+    data.add_argument("--images", type=int, default=400, help="how many synthetic images")
+    data.add_argument("--size", type=int, default=256, help="px of the stored JPEG images")
+    data.add_argument("--small", type=int, default=64, help="px of the images that are read")
+    data.add_argument("--repeats", type=int, default=7)
+    data.add_argument("--gpu-rate", type=float, default=600.0, help="images a GPU trains on per second, to plan with")
+    features = parts.add_parser("features", help="features of images, for scores")
+    add_feature_options(features)
+    for part in (data, features):
+        part.add_argument("--json", type=Path, help="write the figures here too")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    figures = measure_data(chosen)
+    figures = measure_data(chosen) if chosen.part == "data" else measure_features(chosen)
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
+from pipeline.parts import device_of
 from stages.bound import Bound, variational_bound
 from stages.cascade import Rung, TrainedStage, blocks_of, conditioned, low_res_input
 from stages.checkpoints import load_trained
@@ -35,7 +36,8 @@ def bound_stage(task: Task) -> dict[str, Any]:
     torch.set_num_threads(task.context["threads"])
     config = task.config
     count, steps = config["images"], config["steps"]
-    trained = load_trained(task.inputs["stage"], ema_length=config["ema_length"])
+    device = device_of(task.context)
+    trained = load_trained(task.inputs["stage"], ema_length=config["ema_length"], device=device)
     examples = open_examples(task.inputs["data"], "val", size=trained.stage.spec.size, keep_bytes=0)
     if count > len(examples):
         raise UserError(
@@ -50,12 +52,11 @@ def bound_stage(task: Task) -> dict[str, Any]:
         def counted(step: int, done: int = number * steps) -> None:
             task.progress(done + step + 1, len(blocks) * steps)
 
-        bound = bound_block(
-            trained, to_float(torch.from_numpy(pixels)), torch.from_numpy(labels), indices, config, counted
-        )
-        totals.append(bound.total[:asked].double())
-        priors.append(bound.prior[:asked].double())
-        parts.append(bound.steps[:, :asked].double())
+        images, classes = to_float(torch.from_numpy(pixels)).to(device), torch.from_numpy(labels).to(device)
+        bound = bound_block(trained, images, classes, indices.to(device), config, counted)
+        totals.append(bound.total[:asked].double().cpu())
+        priors.append(bound.prior[:asked].double().cpu())
+        parts.append(bound.steps[:, :asked].double().cpu())
     total, prior, part = torch.cat(totals), torch.cat(priors), torch.cat(parts, dim=1)
     np.save(task.out / "steps.npy", part.mean(1).numpy())
     return {

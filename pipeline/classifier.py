@@ -180,6 +180,18 @@ def _batch(
 
 
 @torch.inference_mode()
+def ranked(net: Classifier, images: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int64]:
+    """The ``count`` classes (N, count), fewer where there are fewer, that `net` finds likeliest, by falling logit.
+
+    Images are uint8 (N, h, w, 3), h at most its own size.
+    """
+    pixels = to_float(torch.from_numpy(np.array(images))).to(net.head.weight.device)
+    logits = net(pixels)
+    found: npt.NDArray[np.int64] = logits.topk(min(count, logits.shape[1]), dim=1).indices.cpu().numpy()
+    return found
+
+
+@torch.inference_mode()
 def predict(net: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """The class (N,) that `net` sees in uint8 images (N, h, w, 3), h at most its own size."""
     pixels = to_float(torch.from_numpy(np.array(images))).to(net.head.weight.device)

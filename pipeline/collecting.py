@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.collecting_memory import memorisation_of
 from pipeline.collecting_searches import search_notes, searches_of
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
-from pipeline.evaluation_spec import InceptionScorer
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
 from pipeline.levels import DDPM_STEPS, facts_of_level
-from pipeline.outcome import SCORES, Outcome, cascades_of, git_revision
-from pipeline.report_parts import BoundScores, CascadeRow, NodeRow, Report, Restoration, Scores, StageSection
+from pipeline.outcome import Outcome, cascades_of
+from pipeline.report_parts import CascadeRow, NodeRow, Report, StageSection
+from pipeline.report_scores import (
+    BoundScores,
+    Chain,
+    ClassificationScore,
+    FeatureScores,
+    Part,
+    Restoration,
+    Scores,
+)
+from pipeline.revision import git_revision
+from pipeline.score_tables import extractor_words
+
+# Parts of a stage's section that are the summaries of its nodes.
+PARTS: Mapping[str, type[Part]] = {
+    "chain": Chain,
+    "restoration": Restoration,
+    "cas": ClassificationScore,
+    "cas_real": ClassificationScore,
+    "bound": BoundScores,
+}
 
 
 def collect(outcome: Outcome, computed: set[str], *, created: float, command: str) -> Report:
@@ -46,7 +66,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
         },
         scorer=_scorer(outcome),
         stages=[_stage(outcome, name, manifest) for name in experiment.names],
-        cascades=[_cascade(name, row) for name, row in cascades_of(outcome).items()],
+        cascades=[_cascade(outcome, name, row) for name, row in cascades_of(outcome).items()],
         searches=searches_of(outcome),
         nodes=[
             NodeRow(
@@ -72,7 +92,7 @@ def _notes(experiment: Experiment, manifest: Manifest) -> list[str]:
         )
     if manifest.undecodable:
         notes.append(f"{len(manifest.undecodable)} files of the source could not be decoded; the manifest names them.")
-    if not isinstance(experiment.evaluation.scorer, InceptionScorer):
+    if experiment.evaluation.scorer.name == "classifier":
         notes.append(
             "FID, precision and recall are taken in the features of a classifier trained on this data set: their "
             "scale means nothing on other data or beside Inception-based scores."
@@ -86,23 +106,35 @@ def _scorer(outcome: Outcome) -> str:
         sizes = ", ".join(f"{float(share):.3f} at {size} px" for size, share in summary["accuracy"].items())
         return f"accuracy on {summary['held_out']} held-out real images: {sizes}"
 
-    judge = f"Accuracy comes from a separately seeded classifier ({held_out('judge')})."
-    scorer = outcome.experiment.evaluation.scorer
-    if isinstance(scorer, InceptionScorer):
-        return f"FID, precision and recall in the features of Inception-v3 ({scorer.weights.name}). {judge}"
-    return (
-        f"FID, precision and recall in the features of the data set's own classifier ({held_out('features')}). {judge}"
-    )
+    evaluation = outcome.experiment.evaluation
+    judge = f"Accuracy comes from a separately seeded classifier, trained on real images ({held_out('judge')})."
+    first = extractor_words(evaluation.scorer.name)
+    if evaluation.scorer.name == "classifier":
+        first += f" ({held_out('features')})"
+    beside = "".join(f", beside them in those of {extractor_words(scorer.name)}" for scorer in evaluation.also)
+    return f"FID, KID, precision and recall are taken in the features of {first}{beside}. {judge}"
 
 
-def _cascade(name: str, row: dict[str, Any]) -> CascadeRow:
-    chained = Scores(**{figure: row[figure] for figure in SCORES})
-    return CascadeRow(name=name, chained=chained, **{key: row[key] for key in row if key not in SCORES})
+def _cascade(outcome: Outcome, name: str, row: dict[str, Any]) -> CascadeRow:
+    chained = _scores(outcome, "chained", row["stages"][-1])
+    cost = {key: row[key] for key in ("stages", "size", "parameters", "training_seconds", "net_calls")}
+    return CascadeRow(name=name, chained=chained, **cost)
+
+
+def _known(kind: type[Part], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a summary a part of the report shows."""
+    return {key: value for key, value in summary.items() if key in kind.model_fields}
 
 
 def _scores(outcome: Outcome, kind: str, name: str) -> Scores | None:
     result = outcome.scores(kind, name)
-    return None if result is None else Scores(**{figure: result.summary[figure] for figure in SCORES})
+    return None if result is None else scores_in(result.summary)
+
+
+def scores_in(summary: Mapping[str, Any]) -> Scores:
+    """The row of a score node's summary, which may say more than a report shows."""
+    further = {name: FeatureScores(**_known(FeatureScores, found)) for name, found in summary["also"].items()}
+    return Scores(**{**_known(Scores, summary), "also": further})
 
 
 def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
@@ -112,8 +144,7 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
     chained, real = _scores(outcome, "chained", name), _scores(outcome, "real", name)
     assert chained is not None, f"{name} was not scored"
     assert real is not None, f"{name} has no real scores to stand beside"
-    per_class = outcome.results[f"scores/chained/{name}"].summary["per_class"]
-    oracle, restored, bound = (outcome.results.get(f"{kind}/{name}") for kind in ("oracle", "restoration", "bound"))
+    oracle = outcome.results.get(f"oracle/{name}")
     facts = None if config.low_res_size is None else facts_of_level(experiment, name, config.sampling.level)
     return StageSection(
         name=name,
@@ -132,25 +163,35 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
         logsnr=facts.logsnr if facts else None,
         ddpm_step=facts.step if facts else None,
         ddpm_steps=facts.of_steps if facts else DDPM_STEPS,
-        grid_png=_sample_grid(outcome.results[f"samples/{name}"].folder, manifest),
-        oracle_png=_sample_grid(oracle.folder, manifest) if oracle else None,
-        real_png=_real_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
-        per_class={label: share for label, share in zip(manifest.classes, per_class, strict=True) if share is not None},
-        restoration=Restoration(**restored.summary) if restored else None,
-        bound=BoundScores(**bound.summary) if bound else None,
+        grid_png=_grid(outcome.results[f"chained/{name}"].folder, manifest),
+        oracle_png=_grid(oracle.folder, manifest) if oracle else None,
+        real_png=_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
+        **_by_class(outcome.results[f"scores/chained/{name}"].summary, manifest),
+        memorisation=memorisation_of(outcome.results.get(f"memorisation/{name}"), manifest),
+        during=outcome.during.get(name, []),
+        **_beside(outcome, name),
     )
 
 
-def _sample_grid(folder: Path, manifest: Manifest) -> bytes:
-    samples = np.load(folder / "images.npy", mmap_mode="r")[: 20 * len(manifest.classes)]
-    pixels = ((np.clip(samples, -1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    return _grid(pixels, np.load(folder / "labels.npy")[: len(pixels)], manifest)
+def _by_class(summary: Mapping[str, Any], manifest: Manifest) -> dict[str, dict[str, float]]:
+    """Accuracy and FID of the classes that have any."""
+
+    def named(figures: Sequence[float | None]) -> dict[str, float]:
+        return {label: one for label, one in zip(manifest.classes, figures, strict=True) if one is not None}
+
+    return {figure: named(summary[figure]) for figure in ("per_class", "per_class_fid")}
 
 
-def _real_grid(folder: Path, manifest: Manifest) -> bytes:
-    pixels = np.load(folder / "images.npy")
-    return _grid(pixels, np.load(folder / "labels.npy")[: len(pixels)], manifest)
+def _beside(outcome: Outcome, name: str) -> dict[str, Part | None]:
+    """What was examined of a stage beside its scores; None where it was not."""
+    found: dict[str, Part | None] = {}
+    for kind, part in PARTS.items():
+        result = outcome.cas_real(name) if kind == "cas_real" else outcome.results.get(f"{kind}/{name}")
+        found[kind] = None if result is None else part(**_known(part, result.summary))
+    return found
 
 
-def _grid(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], manifest: Manifest) -> bytes:
+def _grid(folder: Path, manifest: Manifest) -> bytes:
+    """The preview that a node left, a row per class."""
+    pixels, labels = np.load(folder / "preview.npy"), np.load(folder / "preview_labels.npy")
     return class_grid(pixels, labels, len(manifest.classes), columns=8)

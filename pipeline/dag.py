@@ -39,6 +39,7 @@ class Node:
     inputs: Mapping[str, Node] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     cpus: float = 1.0
+    gpus: float = 0.0
     content: str | None = None  # what stands for this node in the digests of others, where that is not its own
 
     @cached_property
@@ -89,6 +90,7 @@ class Task:
     context: Mapping[str, Any]
     storage: LocalStorage
     progress: Progress
+    scratch: Path = Path()  # what outlives a killed driver, for the same node to find; removed with the commit
 
 
 @dataclass(frozen=True)

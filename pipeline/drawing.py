@@ -19,14 +19,19 @@ from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
 from pipeline.nodes import Nodes
+from pipeline.parts import device_of
+from pipeline.sampling import labels_of
 from pipeline.storage import open_storage
 from stages.cascade import Cascade, blocks_of
 from stages.checkpoints import load_trained
 from stages.images import to_uint8
 
 
-def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str, ...]]:
-    """The trained stages up to ``upto`` and the class names. Raises UserError naming a stage that is not trained."""
+def load_cascade(experiment: Experiment, upto: str, device: str) -> tuple[Cascade, tuple[str, ...], Path]:
+    """The trained stages up to ``upto``, the class names and the data's result.
+
+    Raises UserError naming a stage that is not trained.
+    """
     storage, nodes = open_storage(experiment.store), Nodes(experiment)
     names = experiment.chain(upto)
     stages = []
@@ -36,11 +41,12 @@ def load_cascade(experiment: Experiment, upto: str) -> tuple[Cascade, tuple[str,
             raise UserError(
                 f"stage {name} is not trained for these settings in {storage.root}; `rayfall train` it first"
             )
-        stages.append(load_trained(result.folder, ema_length=experiment.stages[name].sampling.ema_length))
+        ema_length = experiment.stages[name].sampling.ema_length
+        stages.append(load_trained(result.folder, ema_length=ema_length, device=device))
     data = stored(nodes.data, storage)
     assert data is not None, "a trained stage has its data"
     classes = load_manifest(data_place(data.folder).address).classes
-    return Cascade(stages, [experiment.stages[name].sampling for name in names]), classes
+    return Cascade(stages, [experiment.stages[name].sampling for name in names]), classes, data.folder
 
 
 def draw_samples(
@@ -65,7 +71,8 @@ def draw_samples(
     last = experiment.last if stage is None else stage
     if last not in experiment.stages:
         raise UserError(f"there is no stage {last!r}; stages are {', '.join(experiment.names)}")
-    cascade, classes = load_cascade(experiment, last)
+    device = device_of(experiment.resources.model_dump())
+    cascade, classes, data = load_cascade(experiment, last, device)
     if label is not None and label not in classes:
         raise UserError(f"there is no class {label!r}; classes are {', '.join(classes)}")
     torch.set_num_threads(max(1, torch.get_num_threads()))
@@ -74,14 +81,18 @@ def draw_samples(
     images, labels = [], []
     events.started("sample")
     for indices, asked in blocks_of(count, evaluation.block):
-        wanted = indices % len(classes) if label is None else torch.full_like(indices, classes.index(label))
+        wanted = (
+            labels_of(evaluation.labels, indices, len(classes), str(data))
+            if label is None
+            else torch.full_like(indices, classes.index(label))
+        )
         rungs = cascade.sample_block(
-            indices,
-            wanted,
+            indices.to(device),
+            wanted.to(device),
             seed=evaluation.seed if seed is None else seed,
             precision=evaluation.precision,
         )
-        images.append(to_uint8(rungs[-1].images[:asked]).numpy())
+        images.append(to_uint8(rungs[-1].images[:asked].cpu()).numpy())
         labels.append(wanted[:asked].numpy())
         events.progress("sample", sum(map(len, images)), count)
     pixels, drawn = np.concatenate(images), np.concatenate(labels)

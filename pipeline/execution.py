@@ -37,7 +37,10 @@ def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result
     commits.begin()
     name, out = commits.new_folder("files")
     started = time.time()
-    task = Task(node.name, node.config, inputs, out, node.context, storage, Progress(progress_file))
+    scratch = f"scratch/{node.key.removeprefix('results/')}"
+    task = Task(
+        node.name, node.config, inputs, out, node.context, storage, Progress(progress_file), storage.path(scratch)
+    )
     try:
         summary = function_of(node.function)(task) or {}
     except (NodeFailed, UserError):
@@ -51,6 +54,7 @@ def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result
     except OwnershipLost:
         # Another driver computed the same node first; the same digest means the same result.
         storage.remove(f"{node.key}/{name}")
+    storage.remove(scratch)
     result = stored(node, storage)
     assert result is not None
     return Result(result.folder, result.summary, seconds, reused=False)
@@ -104,7 +108,8 @@ def _execute_on_ray(todo: Sequence[Node], storage: LocalStorage, events: Events)
                     continue
                 progress = folder / f"{node.digest[:16]}.json"
                 progress.unlink(missing_ok=True)
-                reference = remote.options(num_cpus=node.cpus, name=node.name).remote(node, storage.root, progress)
+                needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
+                reference = remote.options(**needs).remote(node, storage.root, progress)
                 running[reference] = (waiting.pop(node.digest), progress)
                 events.started(node.name)
             ready, _ = ray.wait(list(running), timeout=0.25)

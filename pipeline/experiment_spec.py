@@ -12,7 +12,15 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from pipeline.agreement import check_bound, check_counts, check_seeds, check_stage, check_truncation
+from pipeline.agreement import (
+    check_bound,
+    check_cas,
+    check_counts,
+    check_search_samples,
+    check_seeds,
+    check_stage,
+    check_truncation,
+)
 from pipeline.chains import Chains, below_in, check_chains
 from pipeline.data.specs import DataSpec
 from pipeline.evaluation_spec import EvaluationSpec
@@ -78,7 +86,10 @@ class ResourcesSpec(Spec):
     )
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    sampling_workers: PositiveInt = 2
+    sampling_workers: PositiveInt = Field(2, description="Tasks that draw and score images at once, for each node.")
+    gpus_per_sampling_worker: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Above 0 they run on a GPU; a fraction lets several share one."
+    )
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
@@ -133,7 +144,9 @@ class Experiment(Spec):
                 raise ValueError(f"stages.{name}: {first_message(error)}") from error
             check_truncation(self, name)
         check_bound(self)
+        check_cas(self)
         check_counts(self)
+        check_search_samples(self)
         check_seeds(self)
         if self.search is not None and self.search.mode == "joint" and len(self.chains) > 1:
             raise ValueError(

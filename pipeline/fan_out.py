@@ -47,22 +47,26 @@ def in_threads(count: int) -> FanOut:
     return call
 
 
-def on_ray(*, cpus: float = 1.0, name: str = "") -> FanOut:
-    """As Ray tasks of ``cpus`` each, on whatever nodes of the running cluster have room. Ray must be initialised.
+def on_ray(*, cpus: float = 1.0, gpus: float = 0.0, at_most: int | None = None, name: str = "") -> FanOut:
+    """As Ray tasks of ``cpus`` and ``gpus`` each, on whatever nodes of the running cluster have room.
 
-    Few more jobs are handed out than the cluster can run, so neither they nor their results pile up. A task whose
-    worker or node is lost runs again, up to three times; nothing of a call that was called off runs on.
+    Ray must be initialised. Few more jobs are handed out than the cluster can run, or ``at_most`` at once, so neither
+    they nor their results pile up. A task whose worker or node is lost runs again, up to three times; nothing of a
+    call that was called off runs on.
     """
 
     def call(function: Callable[[J], R], jobs: Iterable[J]) -> Generator[R, None, None]:
         import ray
 
-        remote: Any = ray.remote(function).options(num_cpus=cpus, name=name or function.__name__, max_retries=3)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "name": name or function.__name__, "max_retries": 3}
+        remote: Any = ray.remote(function).options(**options)
         running: deque[Any] = deque()
         try:
             for job in jobs:
                 running.append(remote.remote(job))
-                while len(running) >= 2 * _room(cpus):
+                if at_most is not None:
+                    _wait_for_room(running, at_most)
+                while running and (_is_done(running[0]) if at_most else len(running) >= 2 * _room(cpus)):
                     yield _result(running.popleft())
             while running:
                 yield _result(running.popleft())
@@ -73,6 +77,21 @@ def on_ray(*, cpus: float = 1.0, name: str = "") -> FanOut:
                 ray.wait(list(running), num_returns=len(running), timeout=_CANCELLING)
 
     return call
+
+
+def _wait_for_room(running: Iterable[Any], at_most: int) -> None:
+    """Until fewer than ``at_most`` of ``running`` are unfinished, whichever end first."""
+    import ray
+
+    unfinished = list(running)
+    while len(unfinished) >= at_most:
+        _, unfinished = ray.wait(unfinished, num_returns=len(unfinished) - at_most + 1)
+
+
+def _is_done(reference: Any) -> bool:
+    import ray
+
+    return bool(ray.wait([reference], timeout=0)[0])
 
 
 def _room(cpus: float) -> int:

@@ -21,7 +21,10 @@ _MARKS = (("real, held out", GREEN, "D"), ("oracle", BLUE, "^"), ("chained", ORA
 
 
 def stages_figure(stages: Sequence[StageSection]) -> str:
-    """FID of each stage: real against real, oracle, chained, on one line per stage. Empty without any FID."""
+    """FID of each stage: real against real, oracle, chained, on one line per stage, with errors.
+
+    Empty without any FID.
+    """
     found = [fid for stage in stages for _, fid, *_ in _fids(stage)]
     if not found:
         return ""
@@ -32,7 +35,9 @@ def stages_figure(stages: Sequence[StageSection]) -> str:
             ends = [fid for _, fid, *_ in fids]
             if ends:
                 plot.plot([min(ends), max(ends)], [row, row], color="#c9ced4", lw=3, zorder=1)
-            for name, fid, colour, marker in fids:
+            for name, fid, colour, marker, error in fids:
+                if error:
+                    plot.plot([max(fid - error, 0.02 * fid), fid + error], [row, row], color=colour, lw=2, zorder=2)
                 plot.plot([fid], [row], marker, color=colour, ms=8, zorder=3, label=name)
         plot.set_yticks(range(len(stages)), [f"{stage.name}, {stage.size} px" for stage in stages])
         plot.set_ylim(len(stages) - 0.5, -0.5)
@@ -46,13 +51,13 @@ def stages_figure(stages: Sequence[StageSection]) -> str:
     return out[0]
 
 
-def _fids(stage: StageSection) -> list[tuple[str, float, str, str]]:
+def _fids(stage: StageSection) -> list[tuple[str, float, str, str, float]]:
     scores = {"real, held out": stage.real, "oracle": stage.oracle, "chained": stage.chained}
     found = []
     for name, colour, marker in _MARKS:
         score = scores[name]
         if score is not None and score.fid is not None:
-            found.append((name, score.fid, colour, marker))
+            found.append((name, score.fid, colour, marker, score.fid_error or 0.0))
     return found
 
 

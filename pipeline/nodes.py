@@ -2,11 +2,14 @@
 
 data -> train/<stage>                      one per stage, independent of each other
 data -> classifier/features, classifier/judge
-real/<split>/<size>                        features of real images at every size of the cascade
-samples/<stage> <- train/<stage>, samples/<stage below>          the chain
-oracle/<stage>  <- train/<stage>, data                           real low-res instead
-features/..., scores/...                   of each of them against the real ones of its size
+real/<split>/<size>                        real images, measured, at every size of the cascade
+chained/<stage> <- train/<stage>, chained/<stage below>          the chain, drawn and measured
+oracle/<stage>  <- train/<stage>, data                           on real low-res images instead
+scores/<kind>/<stage>                      of each of them against the real ones of its size
 scores/real/<size>                         real held-out images against the same reference, for all stages of a size
+chain/<stage>                              drift along the chain: colours, power by frequency, consistency
+memorisation/<stage>                       the training images nearest to samples of the last stage of a cascade
+cas_samples/<cascade> <- train/..., cas/<stage>, cas/real/<size>     the classification accuracy score, if asked for
 restoration/<stage>, bound/<stage>         PSNR and the like of super-resolution; the variational bound
 
 Cascades that share stages share their nodes: a chain is followed from each stage to the one below it.
@@ -16,139 +19,109 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pipeline.dag import Node
-from pipeline.errors import UserError
-from pipeline.evaluation_spec import InceptionScorer
-from pipeline.storage import sha256_of
-from pipeline.trained_nodes import FEATURE_SEED, TrainedNodes
-
-
-def _digest_of_weights(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(
-            f"evaluation.scorer.weights: there is no file {path}; it is the Inception-v3 weights of torch-fidelity "
-            "(weights-inception-2015-12-05-6726825d.pth of its releases), which are never downloaded here"
-        )
-    return sha256_of(path)
+from pipeline.drawn_nodes import DrawnNodes
 
 
 @dataclass(frozen=True)
-class Nodes(TrainedNodes):
+class Nodes(DrawnNodes):
     """All nodes of ``experiment``; inside a ``trial`` its scores are those of a search: other samples, no own tasks."""
-
-    @property
-    def count(self) -> int:
-        """Generated images per stage."""
-        search = self.experiment.search
-        return search.samples if self.trial and search else self.experiment.evaluation.samples
-
-    @property
-    def _seed(self) -> int:
-        search = self.experiment.search
-        return search.seed if self.trial and search else self.experiment.evaluation.seed
-
-    @cached_property
-    def _judging(self) -> tuple[dict[str, Any], dict[str, Node], dict[str, Any]]:
-        """Settings, inputs and context of everything that extracts features."""
-        evaluation = self.experiment.evaluation
-        inputs = {"data": self.data, "judge": self.judge}
-        context = self._context
-        if isinstance(evaluation.scorer, InceptionScorer):
-            scorer = {"kind": "inception", "sha256": _digest_of_weights(evaluation.scorer.weights)}
-            context = {**context, "weights": str(evaluation.scorer.weights.resolve())}
-        else:
-            scorer = {"kind": "classifier"}
-            inputs["feature_classifier"] = self.classifier("features", FEATURE_SEED)
-        return {"scorer": scorer, "block": evaluation.block}, inputs, context
-
-    def real(self, split: str, size: int) -> Node:
-        """Features of real images of ``split`` ("train": the reference; "val": as many as are generated)."""
-        config, inputs, context = self._judging
-        count = self.experiment.evaluation.reference if split == "train" else self.count
-        return self._node(
-            f"real/{split}/{size}",
-            "pipeline.judging:real_features",
-            {**config, "split": split, "size": size, "count": count},
-            inputs=inputs,
-            context=context,
-        )
-
-    def _sampling(self, name: str, *, oracle: bool) -> dict[str, Any]:
-        evaluation = self.experiment.evaluation
-        sampling = self.experiment.stages[name].sampling.model_dump(mode="json")
-        if sampling["level"] == 0 or oracle:
-            # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
-            sampling["augmentation"] = "non_truncated"
-        if sampling["guidance"] == 1.0:
-            sampling["guidance_interval"] = None  # nothing acts inside it
-        return {
-            "sampling": sampling,
-            "count": self.count,
-            "block": evaluation.block,
-            "seed": self._seed,
-            "precision": evaluation.precision,
-            "keep": [] if oracle else list(self.experiment.kept_levels(name, searched=self.trial)),
-        }
-
-    def chained(self, name: str) -> Node:
-        """Samples of the prefix of the cascade that ends with stage ``name``."""
-        inputs = {"stage": self.train(name)}
-        if (below := self.experiment.below(name)) is not None:
-            inputs["below"] = self.chained(below)
-        config = self._sampling(name, oracle=False)
-        return self._node(f"samples/{name}", "pipeline.sampling:sample_prefix", config, inputs=inputs, cpus=self._wait)
-
-    def oracle(self, name: str) -> Node:
-        """Samples of a super-resolution stage on real low-res images."""
-        inputs = {"stage": self.train(name), "data": self.data}
-        config = self._sampling(name, oracle=True)
-        return self._node(f"oracle/{name}", "pipeline.sampling:sample_prefix", config, inputs=inputs, cpus=self._wait)
-
-    @property
-    def _wait(self) -> float:
-        """CPUs of a node that hands its work to tasks of its own: none, or they would wait for it for ever."""
-        return 0.0 if self._context["sampling_workers"] > 1 else 1.0
 
     def scores(self, kind: str, name: str) -> Node:
         """Scores of "chained" or "oracle" images of stage ``name``."""
-        samples = self.chained(name) if kind == "chained" else self.oracle(name)
-        config, judging, context = self._judging
-        judged = self._node(
-            f"features/{kind}/{name}",
-            "pipeline.judging:sample_features",
-            config,
-            inputs={**judging, "samples": samples},
-            context=context,
-        )
-        reference = self.real("train", self.experiment.stages[name].size)
-        return self._score(f"{kind}/{name}", {"reference": reference, "samples": samples, "judged": judged})
+        judged = self.chained(name) if kind == "chained" else self.oracle(name)
+        chain = self.experiment.chain(name) if kind == "chained" else (name,)
+        stages = [self._stage_mark(stage) for stage in chain]
+        return self._score(f"{kind}/{name}", self.experiment.stages[name].size, judged, {"stages": stages})
 
     def real_scores(self, name: str) -> Node:
         """Scores of real held-out images at the size of stage ``name``: one node for all stages of that size."""
         size = self.experiment.stages[name].size
-        return self._score(f"real/{size}", {"reference": self.real("train", size), "judged": self.real("val", size)})
+        return self._score(f"real/{size}", size, self.real("val", size), {"stages": []})
 
-    def _score(self, name: str, inputs: Mapping[str, Node]) -> Node:
+    def _score(self, name: str, size: int, judged: Node, facts: Mapping[str, Any]) -> Node:
         evaluation = self.experiment.evaluation
-        config = {"block": evaluation.block, "neighbours": evaluation.neighbours}
-        return self._node(f"scores/{name}", "pipeline.judging:score", config, inputs=inputs)
+        config = {"kind": name.split("/")[0], "size": size, "neighbours": evaluation.neighbours}
+        config["scorers"] = self._measuring[0]["scorers"]
+        inputs = {"data": self.data, "judged": judged, "reference": self.real("train", size)}
+        if config["kind"] != "real" and not self.trial:
+            inputs["validation"] = self.real("val", size)
+        context = {
+            **self._context,
+            **facts,
+            "labels": evaluation.labels if config["kind"] == "chained" else "histogram",
+            "seed": None if config["kind"] == "real" else self._seed,
+            "block": evaluation.block,
+            "precision": evaluation.precision,
+        }
+        return self._node(f"scores/{name}", "pipeline.scores:score", config, inputs=inputs, context=context)
+
+    def _stage_mark(self, name: str) -> dict[str, Any]:
+        """What a passport says of one stage of the chain."""
+        stage = self.experiment.stages[name]
+        alone = self.experiment.below(name) is None
+        return {
+            "name": name,
+            "size": stage.size,
+            "weights": self.train(name).digest,
+            **stage.sampling.model_dump(mode="json", include={"sampler", "steps", "guidance", "guidance_interval"}),
+            "augmentation": None if alone else stage.sampling.augmentation,
+            "level": None if alone else stage.sampling.level,
+            "ema_length": stage.sampling.ema_length,
+        }
+
+    def chain(self, name: str) -> Node:
+        """Drift of the images of stage ``name`` from real ones of its size."""
+        inputs = {"chained": self.chained(name), "real": self.real("val", self.experiment.stages[name].size)}
+        if self.experiment.below(name) is not None:
+            inputs["oracle"] = self.oracle(name)
+        config = {"size": self.experiment.stages[name].size}
+        return self._node(f"chain/{name}", "pipeline.examining:examine_chain", config, inputs=inputs)
+
+    def memorisation(self, name: str) -> Node:
+        """The training images nearest to a few samples of stage ``name``."""
+        size = self.experiment.stages[name].size
+        inputs = {
+            "drawn": self.chained(name),
+            "reference": self.real("train", size),
+            "real_val": self.real("val", size),
+            "data": self.data,
+        }
+        evaluation = self.experiment.evaluation
+        config = {"size": size, "scorer": evaluation.scorer.name, "count": evaluation.memorised}
+        return self._node(f"memorisation/{name}", "pipeline.memorisation:nearest_training", config, inputs=inputs)
 
     def restoration(self, name: str) -> Node:
         """PSNR, SSIM and consistency of a super-resolution stage."""
-        stage, below = self.experiment.stages[name], self.experiment.below(name)
-        assert below is not None, "a base stage restores nothing"
-        inputs = {
-            "data": self.data,
-            "oracle": self.oracle(name),
-            "chained": self.chained(name),
-            "below": self.chained(below),
+        assert self.experiment.below(name) is not None, "a base stage restores nothing"
+        inputs = {"oracle": self.oracle(name), "chained": self.chained(name)}
+        return self._node(f"restoration/{name}", "pipeline.restoration:score_restoration", {}, inputs=inputs)
+
+    def cas(self, trained_on: str, size: int, images: Node) -> Node:
+        """The classification accuracy score of ``images``: the data set's, or a sample set's at ``size`` px."""
+        spec = self.experiment.evaluation.cas
+        assert spec is not None, "an experiment without a cas section has no such scores"
+        config = {
+            # What draws the samples does not train on them.
+            "cas": spec.model_dump(mode="json", exclude={"shard_blocks"}),
+            "size": size,
+            "shuffle": self.experiment.data.shuffle.model_dump(mode="json"),
         }
-        config = {"size": stage.size, "low_res_size": stage.low_res_size, "block": self.experiment.evaluation.block}
-        return self._node(f"restoration/{name}", "pipeline.restoration:score_restoration", config, inputs=inputs)
+        inputs = {"train": images, "data": self.data}
+        function = "pipeline.cas.training:train_cas"
+        return self._node(f"cas/{trained_on}", function, config, inputs=inputs, context=self._workers, cpus=0.0)
+
+    def cas_scores(self) -> list[Node]:
+        """The classification accuracy score of every stage, and of real images at every size: the ceiling."""
+        found: dict[str, Node] = {}
+        for cascade, chain in self.experiment.chains.items():
+            for name in chain:
+                node = self.cas(name, self.experiment.stages[name].size, self.sample_set(cascade))
+                found.setdefault(node.name, node)
+        sizes = sorted({stage.size for stage in self.experiment.stages.values()})
+        return [*found.values(), *(self.cas(f"real/{size}", size, self.data) for size in sizes)]
 
     def bound(self, name: str) -> Node:
         """The variational bound of held-out real images under stage ``name``."""
@@ -165,7 +138,8 @@ class Nodes(TrainedNodes):
             "precision": evaluation.precision,
         }
         inputs = {"stage": self.train(name), "data": self.data}
-        return self._node(f"bound/{name}", "pipeline.bounding:bound_stage", config, inputs=inputs)
+        gpus = self._context["gpus_per_sampling_worker"]
+        return self._node(f"bound/{name}", "pipeline.bounding:bound_stage", config, inputs=inputs, gpus=gpus)
 
     def evaluation(self) -> list[Node]:
         """Every score of the experiment: chained, oracle and real at each stage, restoration, bounds."""
@@ -174,7 +148,11 @@ class Nodes(TrainedNodes):
         nodes = [self.scores("chained", name) for name in experiment.names]
         nodes += [self.scores("oracle", name) for name in upper]
         nodes += {node.name: node for node in map(self.real_scores, experiment.names)}.values()
+        nodes += [self.chain(name) for name in experiment.names]
         nodes += [self.restoration(name) for name in upper]
+        if experiment.evaluation.memorised:
+            nodes += [self.memorisation(name) for name in sorted({chain[-1] for chain in experiment.chains.values()})]
+        nodes += self.cas_scores() if experiment.evaluation.cas else []
         return nodes + ([self.bound(name) for name in experiment.bounded] if experiment.evaluation.bound else [])
 
     def trial_targets(self, stage: str) -> list[Node]:

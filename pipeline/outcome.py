@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.comparing import Entrant, gap_refusal, standings
 from pipeline.dag import Node, Result, ancestry, stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.revision import git_revision as git_revision  # where others have always found it
+from pipeline.scoring.passport import Passport
 from pipeline.storage import LocalStorage
 
-SCORES = ("samples", "fid", "accuracy", "precision", "recall")
+SCORES = ("samples", "fid", "fid_error", "kid", "accuracy", "precision", "recall")
+BESIDE = ("chain", "restoration", "memorisation", "cas", "bound")  # nodes of a stage beside its scores
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The stored results of an experiment, as it was ``declared`` and with the settings that its search ``chose``."""
+    """The stored results of an experiment, as it was ``declared`` and with the settings that its search ``chose``.
+
+    ``during`` has (step, FID) of each stage that was scored while it was trained.
+    """
 
     declared: Experiment
     experiment: Experiment
     results: Mapping[str, Result]
     nodes: list[Node]
     search: Result | None
+    during: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     def scores(self, kind: str, name: str) -> Result | None:
         """Scores of "chained", "oracle" or "real" images for stage ``name``; stages of one size share the real ones."""
         return self.results.get(f"scores/{kind}/{self.experiment.stages[name].size if kind == 'real' else name}")
+
+    def cas_real(self, name: str) -> Result | None:
+        """The accuracy of the net behind the classification accuracy score when it is trained on real images."""
+        return self.results.get(f"cas/real/{self.experiment.stages[name].size}")
 
 
 def targets_of(experiment: Experiment, storage: LocalStorage) -> list[Node]:
@@ -52,11 +62,24 @@ def outcome_of(experiment: Experiment, storage: LocalStorage) -> Outcome:
     results = {node.name: result for node in nodes if (result := stored(node, storage))}
     found = results.get("search")
     chosen = with_settings(experiment, found.summary["chosen"]) if found else experiment
-    return Outcome(experiment, chosen, results, nodes, found)
+    return Outcome(experiment, chosen, results, nodes, found, _during(experiment, storage))
+
+
+def _during(experiment: Experiment, storage: LocalStorage) -> dict[str, list[tuple[int, float]]]:
+    """What stages scored while they were trained, with the settings of the YAML."""
+    if experiment.evaluation.during is None:
+        return {}
+    from pipeline.watching import curve_of
+
+    nodes, found = Nodes(experiment), {}
+    for name in experiment.names:
+        points = curve_of(nodes, storage, name).points()
+        found[name] = [(point.step, point.fid) for point in points if point.fid is not None]
+    return found
 
 
 def figures_of(outcome: Outcome) -> dict[str, Any]:
-    """The figures by stage: scores (chained, oracle, real) and FID gap, restoration, bound; and those by cascade."""
+    """The figures by stage (scores by kind of images, FID gap, what stands ``BESIDE`` them) and by cascade."""
     stages = {}
     for name in outcome.experiment.names:
         scores = {
@@ -66,18 +89,36 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
         }
         others = {
             kind: dict(result.summary)
-            for kind in ("restoration", "bound")
+            for kind in BESIDE
             if (result := outcome.results.get(f"{kind}/{name}")) is not None
         }
-        gap = scores["chained"]["fid"] - scores["oracle"]["fid"] if "oracle" in scores else None
-        stages[name] = {**scores, "gap": gap, "level": outcome.experiment.stages[name].sampling.level, **others}
+        if (ceiling := outcome.cas_real(name)) is not None:
+            others["cas_real"] = dict(ceiling.summary)
+        level = outcome.experiment.stages[name].sampling.level
+        stages[name] = {**scores, "gap": gap_of(scores), "level": level, **others}
     judges = {
         role: dict(outcome.results[f"classifier/{role}"].summary)
         for role in ("features", "judge")
         if f"classifier/{role}" in outcome.results
     }
     chosen = dict(outcome.search.summary["chosen"]) if outcome.search else {}
-    return {"stages": stages, "cascades": cascades_of(outcome), "classifiers": judges, "chosen": chosen}
+    cascades = cascades_of(outcome)
+    ranking = ranking_of(outcome) if cascades else []
+    return {"stages": stages, "cascades": cascades, "ranking": ranking, "classifiers": judges, "chosen": chosen}
+
+
+def gap_of(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Chained minus oracle FID; None where one is missing or their passports do not allow it."""
+    if "oracle" not in scores:
+        return None
+    chained, oracle = scores["chained"], scores["oracle"]
+    if chained["fid"] is None or oracle["fid"] is None or gap_refusal(_passport(chained), _passport(oracle)):
+        return None
+    return float(chained["fid"] - oracle["fid"])
+
+
+def _passport(scores: Mapping[str, Any]) -> Passport:
+    return Passport.model_validate(scores["passport"])
 
 
 def cascades_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
@@ -100,17 +141,12 @@ def cascades_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
     return found
 
 
-def git_revision() -> str:
-    """Revision of this source tree, with "+changes" when it differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        revision = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+changes" if changed else "")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return found.stdout.strip()
+def ranking_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """Cascades of each size by FID, or why they are not ranked: size, order (best first), refusal."""
+    entrants = []
+    for cascade, chain in outcome.experiment.chains.items():
+        scores = outcome.results[f"scores/chained/{chain[-1]}"].summary
+        size = outcome.experiment.stages[chain[-1]].size
+        entrants.append(Entrant(cascade, size, scores["fid"], _passport(scores)))
+    found = standings(entrants)
+    return [{"size": one.size, "order": list(one.places), "refusal": one.refusal} for one in found]

@@ -6,7 +6,6 @@ stored results, so a run that reuses all of them still shows all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,14 @@ import numpy as np
 
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
-from pipeline.outcome import Outcome, cascades_of, git_revision
+from pipeline.outcome import Outcome
+from pipeline.recorded_scores import comparison_of, metrics_of, passport_tags, passports_of, prefixed
+from pipeline.revision import git_revision
 from pipeline.tracking import Tracker, absolute_uri
 from pipeline.trained_nodes import Tracking
 
 if TYPE_CHECKING:
-    from pipeline.report import Report
+    from pipeline.report_parts import Report, StageSection
 
 
 def open_runs(experiment: Experiment, uri: str, identity: str) -> tuple[str, Tracking]:
@@ -64,31 +65,6 @@ def close_runs(tracking: Tracking, parent: str, status: str) -> None:
         tracker.finish(run, "FAILED" if status == "FAILED" else "FINISHED")
 
 
-def scores_of(outcome: Outcome, name: str) -> dict[str, float]:
-    """The flat metrics of stage ``name``: chained_fid, real_recall, gap_fid, restoration_psnr, bound_bits_per_dim..."""
-    metrics: dict[str, float] = {}
-    for kind in ("chained", "oracle", "real"):
-        if (result := outcome.scores(kind, name)) is not None:
-            figures = ("fid", "accuracy", "precision", "recall")
-            metrics |= {f"{kind}_{figure}": float(result.summary[figure]) for figure in figures}
-    if "oracle_fid" in metrics:
-        metrics["gap_fid"] = metrics["chained_fid"] - metrics["oracle_fid"]
-    for kind in ("restoration", "bound"):
-        if (result := outcome.results.get(f"{kind}/{name}")) is not None:
-            metrics |= {f"{kind}_{figure}": value for figure, value in _numbers(result.summary).items()}
-    return metrics
-
-
-def comparison_of(outcome: Outcome) -> dict[str, float]:
-    """The flat metrics of the cascades that are compared: cascade.main.fid, cascade.single.net_calls, ..."""
-    rows = cascades_of(outcome)
-    return {f"cascade.{name}.{key}": value for name, row in rows.items() for key, value in _numbers(row).items()}
-
-
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
-
-
 def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
     """Write stages, evaluation, trials, grids and the report under ``parent``, then end the runs."""
     from pipeline.history import open_buffer, read_history, replay
@@ -102,20 +78,8 @@ def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, ht
         buffer = open_buffer(tracking.uri, tracking.runs[name])
         replay(buffer, read_history(outcome.results[f"train/{name}"].folder))
         buffer.flush()
-        metrics = scores_of(outcome, name)
-        scores = outcome.results[f"scores/chained/{name}"]
-        run = _child(
-            tracker,
-            opened,
-            parent,
-            f"evaluate/{name}",
-            "evaluation",
-            scores.folder.parent.name,
-            {
-                **experiment.stages[name].sampling.model_dump(mode="json"),
-                "samples": experiment.evaluation.samples,
-            },
-        )
+        metrics = metrics_of(outcome, name)
+        run = _evaluation(tracker, opened, parent, outcome, name)
         tracker.log_metrics(run, metrics, 0)
         _log_grids(tracker, run, section)
         tracker.finish(run)
@@ -128,13 +92,26 @@ def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, ht
     close_runs(tracking, parent, "FINISHED")
 
 
-def _child(
-    tracker: Tracker, experiment: str, parent: str, name: str, kind: str, key: str, params: Mapping[str, Any]
-) -> str:
-    return tracker.run(experiment, name=name, kind=kind, key=f"{key} {parent}", parent=parent, params=params)
+def _evaluation(tracker: Tracker, opened: str, parent: str, outcome: Outcome, name: str) -> str:
+    """The run of the scores of stage ``name``, found by their place in the store, with the passports of its rows."""
+    experiment, passports = outcome.experiment, passports_of(outcome, name)
+    run = tracker.run(
+        opened,
+        name=f"evaluate/{name}",
+        kind="evaluation",
+        key=f"{outcome.results[f'scores/chained/{name}'].folder.parent.name} {parent}",
+        parent=parent,
+        params={
+            **experiment.stages[name].sampling.model_dump(mode="json"),
+            "samples": experiment.evaluation.samples,
+        },
+        tags=passport_tags(passports["chained"]),
+    )
+    tracker.log_dict(run, passports, "passports.json")
+    return run
 
 
-def _log_grids(tracker: Tracker, run: str, section: Any) -> None:
+def _log_grids(tracker: Tracker, run: str, section: StageSection) -> None:
     import io
 
     from PIL import Image
@@ -153,13 +130,12 @@ def _record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome)
             name = f"trial/{found['stage']} " + " ".join(str(value) for value in point["settings"].values())
             params = {"stage": found["stage"], **point["settings"], "chosen": point["settings"] == found["chosen"]}
             key = f"trial {number} {digest_of(point['settings'])[:16]}"
-            run = _child(tracker, opened, parent, name, "trial", key, params)
+            run = tracker.run(opened, name=name, kind="trial", key=f"{key} {parent}", parent=parent, params=params)
             if point["error"] is not None:
                 tracker.finish(run, "FAILED")
                 continue
-            figures = ("fid", "accuracy", "precision", "recall")
-            metrics = {f"chained_{figure}": float(point["chained"][figure]) for figure in figures}
+            metrics = prefixed("chained", point["chained"])
             if point["oracle"] is not None:
-                metrics |= {f"oracle_{figure}": float(point["oracle"][figure]) for figure in figures}
+                metrics |= prefixed("oracle", point["oracle"])
             tracker.log_metrics(run, metrics | {"seconds": point["seconds"]}, 0)
             tracker.finish(run)

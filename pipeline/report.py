@@ -12,44 +12,23 @@ from typing import Any, NamedTuple
 
 from pipeline.figures import level_figure, loss_figure, stages_figure
 from pipeline.plotting import inline
-from pipeline.report_parts import (
-    KIND_NAMES,
-    BoundScores,
-    CascadeRow,
-    Choice,
-    Dataset,
-    Kind,
-    NodeRow,
-    Part,
-    Report,
-    Restoration,
-    Scores,
-    SearchPoint,
-    SearchSection,
-    StageSection,
+from pipeline.report_parts import KIND_NAMES, Kind, Report, StageSection
+from pipeline.score_figures import curve_figure, during_figure, spectra_figure
+from pipeline.score_tables import footnotes, passport_tables, score_tables
+from pipeline.wording import (
+    clock,
+    estimate,
+    number,
+    share,
+    stages_in_words,
+    told_curves,
+    told_losses,
+    told_points,
+    told_progress,
+    told_spectra,
+    told_stages,
+    verdict,
 )
-from pipeline.wording import clock, number, share, stages_in_words, told_losses, told_points, told_stages, verdict
-
-__all__ = [
-    "BoundScores",
-    "CascadeRow",
-    "Choice",
-    "Dataset",
-    "Kind",
-    "NodeRow",
-    "Part",
-    "Report",
-    "Restoration",
-    "Scores",
-    "SearchPoint",
-    "SearchSection",
-    "StageSection",
-    "clock",
-    "figure_files",
-    "number",
-    "render",
-    "verdict",
-]
 
 WORST_CLASSES = 20  # shown at once; the others are folded away
 
@@ -74,6 +53,7 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"number": number, "share": share, "clock": clock, "chain": stages_in_words}
     environment.filters |= {"data_uri": _data_uri, "level": _level}
+    environment.globals["estimate"] = estimate
     drawn = {name: inline(figure.svg, name, figure.description) for name, figure in _figures(report).items()}
     return environment.get_template("report.html").render(
         report=report,
@@ -84,6 +64,10 @@ def render(report: Report) -> str:
         levels={stage.name: _level_of(stage, report) for stage in report.stages},
         classes=_class_rows(report),
         worst_classes=WORST_CLASSES,
+        tables=score_tables(report),
+        notes=footnotes(report),
+        passports=passport_tables(report),
+        standings={standing.size: standing for standing in report.standings},
         settings=_setting_groups(report.settings),
         chance=1 / max(1, len(report.dataset.classes)),
     )
@@ -98,6 +82,11 @@ def _figures(report: Report) -> dict[str, Figure]:
     found = {
         "fid-by-stage": Figure(stages_figure(report.stages), "FID of each stage: " + told_stages(report)),
         "loss": Figure(loss_figure(report.stages), "Training loss against the step: " + told_losses(report)),
+    }
+    found |= {
+        "fid-by-count": Figure(curve_figure(report.stages), "FID against the sample count: " + told_curves(report)),
+        "spectra": Figure(spectra_figure(report.stages), "Power by frequency: " + told_spectra(report)),
+        "fid-by-step": Figure(during_figure(report.stages), "FID during training: " + told_progress(report)),
     }
     for section in report.searches:
         told = f"Scores of {section.stage} against the augmentation level s: " + told_points(section)
@@ -132,9 +121,19 @@ def _level(level: Level | None) -> str:
     return f"{level.s:g}{kind}"
 
 
-def _class_rows(report: Report) -> list[tuple[str, list[float | None], bool]]:
-    """(class, accuracy of each stage that has any, far below the mean), by the last stage, the worst first."""
+class ClassRow(NamedTuple):
+    """A class: its accuracy at each stage that has any, FID where any has it, and whether it is far below the mean."""
+
+    name: str
+    shares: list[float | None]
+    fids: list[float | None]
+    low: bool
+
+
+def _class_rows(report: Report) -> list[ClassRow]:
+    """By the accuracy of the last stage, the worst first."""
     stages = [stage for stage in report.stages if stage.per_class]
+    scored = [stage for stage in report.stages if stage.per_class_fid]
     mean = report.last.chained.accuracy
 
     def last(name: str) -> float | None:
@@ -145,7 +144,8 @@ def _class_rows(report: Report) -> list[tuple[str, list[float | None], bool]]:
         shares = [stage.per_class.get(name) for stage in stages]
         if any(value is not None for value in shares):
             mine = last(name)
-            rows.append((name, shares, mine is not None and mean is not None and mine < mean - 0.1))
+            low = mine is not None and mean is not None and mine < mean - 0.1
+            rows.append(ClassRow(name, shares, [stage.per_class_fid.get(name) for stage in scored], low))
     return rows
 
 

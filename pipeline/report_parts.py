@@ -1,71 +1,28 @@
 """What a report holds, as plain validated data; not how it looks (``report``), nor where it is from (``collecting``).
 
-A figure that was not taken, or is not finite, is None. Imports no torch, Ray or MLflow.
+Scores are in ``report_scores``. Imports no torch, Ray or MLflow.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import Field
+
+from pipeline.comparing import Entrant, Standing, gap_refusal, standings
+from pipeline.report_scores import (
+    BoundScores,
+    Chain,
+    ClassificationScore,
+    Memorisation,
+    Part,
+    Restoration,
+    Score,
+    Scores,
+)
 
 Kind = Literal["truncated", "non_truncated"]
 KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-truncated"}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Score = Annotated[float | None, BeforeValidator(_finite)]
-
-
-class Part(BaseModel):
-    """Base of the report's parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
-
-
-class Scores(Part):
-    """One row of scores of ``samples`` images: FID >= 0, the others are shares in [0, 1]."""
-
-    samples: int | None
-    fid: Score
-    accuracy: Score
-    precision: Score
-    recall: Score
-
-
-class Restoration(Part):
-    """Super-resolution against the real images behind its input: PSNR in dB, SSIM at most 1, and consistency.
-
-    Of oracle samples, but for ``chained_consistency``; ``bicubic_*`` are those of enlarging the input. Consistency is
-    the mean squared difference of the shrunken output and the input, for values in [0, 1].
-    """
-
-    samples: int
-    psnr: Score
-    bicubic_psnr: Score
-    ssim: Score
-    bicubic_ssim: Score
-    consistency: Score
-    chained_consistency: Score
-
-
-class BoundScores(Part):
-    """The variational bound of held-out real images, in bits per dimension, with its standard error.
-
-    ``prior`` and ``decoder`` are its first and last terms, ``variance`` that of the reverse steps.
-    """
-
-    images: int
-    steps: int
-    variance: str
-    bits_per_dim: Score
-    error: Score
-    prior: Score
-    decoder: Score
 
 
 class StageSection(Part):
@@ -73,7 +30,9 @@ class StageSection(Part):
 
     Grids are PNG bytes with one row per class of ``Dataset.grid_rows``. ``level`` is the augmentation level s that
     this stage is sampled at, with its log-SNR and the paper's step out of ``ddpm_steps``. ``per_class`` is the
-    accuracy of the chained samples.
+    accuracy of the chained samples, ``per_class_fid`` the FID of the classes that have enough of them. ``cas`` is of
+    a net trained on the chained samples, ``cas_real`` of the same net trained on real images. ``during`` has
+    (step, FID) of small evaluations while the stage was training.
     """
 
     name: str
@@ -96,15 +55,33 @@ class StageSection(Part):
     oracle_png: bytes | None
     real_png: bytes | None
     per_class: dict[str, float]
+    per_class_fid: dict[str, float] = Field({})
     restoration: Restoration | None = None
     bound: BoundScores | None = None
+    chain: Chain | None = None
+    memorisation: Memorisation | None = None
+    cas: ClassificationScore | None = None
+    cas_real: ClassificationScore | None = None
+    during: list[tuple[int, float]] = Field([])
+
+    @property
+    def rows(self) -> dict[str, Scores]:
+        """The rows of scores that there are, by the kind of their images."""
+        found = {"chained": self.chained, "oracle": self.oracle, "real": self.real}
+        return {kind: scores for kind, scores in found.items() if scores is not None}
 
     @property
     def gap(self) -> float | None:
-        """Chained minus oracle FID: what the chain's own low-res images cost."""
-        if self.oracle is None or self.oracle.fid is None or self.chained.fid is None:
+        """Chained minus oracle FID: what the chain's own low-res images cost. None where they do not compare."""
+        if self.oracle is None or self.oracle.fid is None or self.chained.fid is None or self.gap_refusal:
             return None
         return self.chained.fid - self.oracle.fid
+
+    @property
+    def gap_refusal(self) -> str:
+        """Why there is no gap although there are both scores; empty where there is one, or no oracle."""
+        fields = gap_refusal(self.chained.passport, self.oracle.passport) if self.oracle else ""
+        return f"No gap at {self.name}: chained and oracle scores differ in {fields}." if fields else ""
 
 
 class CascadeRow(Part):
@@ -183,7 +160,7 @@ class Dataset(Part):
     val: int
     resize: str
     lossy: bool
-    grid_rows: list[str] = []
+    grid_rows: list[str] = Field([])
 
     @property
     def rows(self) -> list[str]:
@@ -205,7 +182,7 @@ class Report(Part):
     dataset: Dataset
     scorer: str
     stages: list[StageSection]
-    cascades: list[CascadeRow] = []
+    cascades: list[CascadeRow] = Field([])
     searches: list[SearchSection]
     nodes: list[NodeRow]
     settings: dict[str, Any]
@@ -213,6 +190,11 @@ class Report(Part):
     def stage(self, name: str) -> StageSection:
         """The section of stage ``name``."""
         return next(section for section in self.stages if section.name == name)
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How the cascades of each size that several make came out, or why they are not ranked."""
+        return standings(Entrant(row.name, row.size, row.chained.fid, row.chained.passport) for row in self.cascades)
 
     @property
     def last(self) -> StageSection:

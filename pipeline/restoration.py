@@ -1,4 +1,4 @@
-"""Scores of super-resolution against the image that was lost: PSNR, SSIM, consistency. And the graph node of them.
+"""Scores of super-resolution against the image that was lost: PSNR, SSIM, consistency. And the node of their means.
 
 PSNR and SSIM ask for the one image behind a low-res input, of which a diffusion model draws one of many: they favour
 the blurred mean of all, and stand beside FID and accuracy, not in their place. Consistency asks only that the output,
@@ -8,8 +8,6 @@ shrunk again, is the input. All are of one image at a time; a score is their mea
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.dag import Task
-from pipeline.data.datasets import open_examples
 from stages.images import downsample, to_float, to_uint8, upsample
+
+Rows = npt.NDArray[np.float32]
 
 FIGURES = ("psnr", "bicubic_psnr", "ssim", "bicubic_ssim", "consistency", "chained_consistency")
 WINDOW, SIGMA = 11, 1.5  # px, of the Gaussian window of SSIM
@@ -79,43 +78,34 @@ def consistency(images: Tensor, low_res: Tensor) -> Tensor:
     return squared_error(downsample(images, low_res.shape[-1]), low_res)
 
 
-def score_restoration(task: Task) -> dict[str, Any]:
-    """Graph node: scores of one super-resolution stage (``size``, ``low_res_size``), oracle, chained and bicubic.
+def restored(images: Tensor, truth: Tensor, low_res: Tensor) -> dict[str, Rows]:
+    """Scores of ``images`` (B, 3, S, S) in [-1, 1] against the real ones, of whose mean-pooled copies they were made.
 
-    Oracle samples are compared with the real images whose shrunken copies they were given: psnr, ssim, consistency.
-    Of chained ones nothing but consistency with the cascade's own (finished) low-res images is defined. The bicubic
-    enlargement of the real low-res images is the score that costs no net. SSIM is None below 11 px.
+    Arrays (B,): psnr, ssim, and as bicubic_psnr, bicubic_ssim those of the bicubic enlargement of ``low_res``, the
+    score that costs no net. No SSIM below 11 px.
     """
-    size, low_size, block = (task.config[key] for key in ("size", "low_res_size", "block"))
-    examples = open_examples(task.inputs["data"], "val", size=size, keep_bytes=0)
-    oracle, chained, below = (_images(task.inputs[role]) for role in ("oracle", "chained", "below"))
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for start in range(0, len(oracle), block):
-        part = slice(start, min(start + block, len(oracle)))
-        pixels, _ = examples.read(np.arange(part.start, part.stop))
-        truth = to_float(torch.from_numpy(pixels))
-        low_res = downsample(truth, low_size)
-        restored, own = _tensor(oracle, part), _tensor(chained, part)
-        for prefix, images in (("", restored), ("bicubic_", upsample(low_res, size, "bicubic"))):
-            found[f"{prefix}psnr"].append(psnr(_rounded(images), _rounded(truth)))
-            if size >= WINDOW:
-                found[f"{prefix}ssim"].append(ssim(_rounded(images), _rounded(truth)))
-        found["consistency"].append(consistency(restored, low_res))
-        found["chained_consistency"].append(consistency(own, _tensor(below, part)))
-        task.progress(part.stop, len(oracle))
-    scores: dict[str, float | None] = dict.fromkeys(FIGURES)
-    scores |= {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
+    found = {}
+    for prefix, shown in (("", images), ("bicubic_", upsample(low_res, truth.shape[-1], "bicubic"))):
+        found[f"{prefix}psnr"] = psnr(_rounded(shown), _rounded(truth)).float().numpy()
+        if truth.shape[-1] >= WINDOW:
+            found[f"{prefix}ssim"] = ssim(_rounded(shown), _rounded(truth)).float().numpy()
+    return found
+
+
+def score_restoration(task: Task) -> dict[str, Any]:
+    """Graph node: means of what was measured when the ``oracle`` and ``chained`` images of a stage were drawn.
+
+    Oracle samples were compared with the real images whose shrunken copies they were given: psnr, ssim, consistency.
+    Of chained ones nothing but consistency with the cascade's own (finished) low-res images is defined. SSIM is None
+    below 11 px.
+    """
+    oracle, chained = task.inputs["oracle"], task.inputs["chained"]
+    files = {name: oracle / f"{name}.npy" for name in FIGURES} | {"chained_consistency": chained / "consistency.npy"}
+    scores = {
+        name: float(np.load(file).mean(dtype=np.float64)) if file.exists() else None for name, file in files.items()
+    }
     assert all(score is None or math.isfinite(score) for score in scores.values()), "every score is bounded"
-    return {"samples": len(oracle), **scores}
-
-
-def _images(folder: Path) -> npt.NDArray[np.float32]:
-    images: npt.NDArray[np.float32] = np.load(folder / "images.npy", mmap_mode="r")
-    return images
-
-
-def _tensor(images: npt.NDArray[np.float32], part: slice) -> Tensor:
-    return torch.from_numpy(np.array(images[part]))
+    return {"samples": len(np.load(oracle / "consistency.npy")), **scores}
 
 
 def _rounded(images: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
-"""The sampling node of the graph: the images of one stage, in canonical blocks, on any number of workers.
+"""The drawing nodes of the graph: images of one stage, drawn in canonical blocks and measured where they are drawn.
 
-*Chained* samples are conditioned on the cascade's own low-res images, *oracle* samples on real held-out ones, which
-are disjoint from the reference images.
+*Chained* images are conditioned on the cascade's own low-res images, *oracle* ones on real held-out images, which are
+disjoint from the reference. What stays of an image is what was measured of it. The images themselves are kept where
+a stage above is drawn on them, so that everything tried up there shares them, and as a preview of the first few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,79 +17,119 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
+from pipeline.measures import Measures, kept_rows, marks_of, measures_of, reduced_arrays
+from pipeline.parts import Assembly, PartJob, Rows, device_of, parts_of
+from pipeline.previews import Preview, joined
+from pipeline.restoration import consistency, restored
+from pipeline.revision import git_revision
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
-from stages.images import downsample, to_float
+from stages.images import downsample, to_float, to_uint8
 from stages.specs import StageSamplingSpec
 
 Floats = npt.NDArray[np.float32]
 
 
-def sample_prefix(task: Task) -> dict[str, Any]:
-    """Graph node: images of one stage for ``count`` indices, chained on a stage below or on real low-res images.
+def draw(task: Task) -> dict[str, Any]:
+    """Graph node: draw ``count`` images of one stage and measure them; one array of rows per measure.
 
-    Writes ``images.npy`` float32 (count, 3, S, S) in [-1, 1], ``labels.npy`` and ``kept-<level>.npy`` for each
-    truncation level that the stage above may ask for.
+    Also writes ``images.npy`` float32 (count, 3, S, S) in [-1, 1] and ``kept-<level>.npy`` (z_s at a truncation level)
+    where a stage above is drawn on them, and the preview.
     """
-    config = task.config
-    count, block = config["count"], config["block"]
-    starts = list(range(0, count, block))
-    inputs = {role: str(path) for role, path in task.inputs.items()}
-    parts: list[dict[str, Floats]] = []
-    for part in _in_parallel(config, inputs, starts, task.context):
-        parts.append(part)
-        task.progress(min(len(parts) * block, count), count)
-    for name in parts[0]:
-        np.save(task.out / f"{name}.npy", np.concatenate([part[name] for part in parts])[:count])
+    started, config = time.time(), task.config
+    count = config["count"]
+    assembly = Assembly(task.out, count, kept_rows(config["scorers"], count), reduced_arrays(config["scorers"]))
+    preview = Preview()
+    for rows in parts_of(task, "pipeline.sampling:draw_part", count):
+        assembly.add(preview.taken_from(rows))
+    assembly.finish()
+    preview.write(task.out)
+    facts = {
+        "revision": git_revision(),
+        "device": device_of(task.context),
+        "extractors": marks_of(config, task.inputs),
+        "precision": config["precision"],
+    }
+    (task.out / "drawn.json").write_text(json.dumps(facts | {"seconds": time.time() - started}))
     return {"count": count}
 
 
-def _in_parallel(
-    config: Mapping[str, Any], inputs: Mapping[str, str], starts: Sequence[int], context: Mapping[str, Any]
-) -> Iterator[dict[str, Floats]]:
-    """``sample_block`` for each start, in order; as Ray tasks where Ray runs and several workers are asked for."""
-    threads = context["threads"]
-    if context["sampling_workers"] > 1 and len(starts) > 1:
-        import ray
-
-        if ray.is_initialized():
-            remote: Any = ray.remote(sample_block)
-            for reference in [remote.remote(dict(config), inputs, threads, start) for start in starts]:
-                yield ray.get(reference)
-            return
-    for start in starts:
-        yield sample_block(config, inputs, threads, start)
+def draw_part(job: PartJob) -> Rows:
+    """The images of one part, drawn block by block and measured: arrays of one row per image."""
+    torch.set_num_threads(job.context["threads"])
+    measures = measures_of(job.config, job.inputs, job.context)
+    trained = _trained(job.inputs["stage"], job.config["sampling"].get("ema_length"), device_of(job.context))
+    return joined(
+        (indices, asked, *_draw_block(job, trained, torch.from_numpy(indices), measures))
+        for indices, asked in job.blocks()
+    )
 
 
-def sample_block(config: Mapping[str, Any], inputs: Mapping[str, str], threads: int, start: int) -> dict[str, Floats]:
-    """One canonical block of a sample node: arrays (block, ...) named as the files of the node."""
-    torch.set_num_threads(threads)
+def _draw_block(
+    job: PartJob, trained: TrainedStage, indices: Tensor, measures: Measures
+) -> tuple[npt.NDArray[np.uint8], Rows]:
+    """One canonical block: its images, what was measured of them, and what a stage above will ask for."""
+    config, device = job.config, device_of(job.context)
     sampling = StageSamplingSpec.model_validate(config["sampling"])
-    trained = _trained(inputs["stage"], sampling.ema_length)
-    indices = torch.arange(start, start + config["block"])
+    truth: Tensor | None = None
     below: Rung | None = None
-    if "data" in inputs:
-        below, labels = _real_rung(Path(inputs["data"]), trained, indices)
+    if config["oracle"]:
+        truth, labels = _real_images(Path(job.inputs["data"]), trained, indices)
+        assert trained.stage.spec.low_res_size is not None, "only a super-resolution stage has an oracle"
+        below = Rung(downsample(truth, trained.stage.spec.low_res_size), {})
     else:
-        labels = indices % trained.stage.spec.classes
-        if "below" in inputs:
-            below = _stored_rung(Path(inputs["below"]), start, config)
+        labels = labels_of(config["labels"], indices, trained.stage.spec.classes, job.inputs.get("data"))
+        if "below" in job.inputs:
+            below = _stored_rung(Path(job.inputs["below"]), indices, config)
     rung = sample_stage(
         trained,
         sampling,
-        indices,
-        labels,
-        below,
+        indices.to(device),
+        labels.to(device),
+        None if below is None else moved(below, device),
         seed=config["seed"],
         keep=config["keep"],
         precision=config["precision"],
     )
-    kept = {kept_name(level): z.numpy() for level, z in rung.kept.items()}
-    return {"images": rung.images.numpy(), "labels": labels.numpy(), **kept}
+    images = rung.images.cpu()
+    pixels = to_uint8(images).numpy()
+    rows = {"labels": labels.numpy(), **measures.of(pixels)}
+    if below is not None:
+        rows["consistency"] = consistency(images, below.images).float().numpy()
+        if truth is not None:
+            rows |= restored(images, truth, below.images)
+    if config["handed"]:
+        rows["images"] = images.numpy()
+        rows |= {kept_name(level): z.cpu().numpy() for level, z in rung.kept.items()}
+    return pixels, rows
+
+
+def labels_of(kind: str, indices: Tensor, classes: int, data: str | None) -> Tensor:
+    """The classes (B,) of the samples at ``indices``: all classes in turn ("uniform"), or those of the real images.
+
+    With "histogram" sample i has the class of training image i: their order is a random one, so any number of samples
+    has the real class histogram but for chance, and as many samples as training images have it exactly.
+    """
+    if kind == "uniform":
+        return indices % classes
+    assert data is not None, "the real class histogram is that of a data set"
+    real = _training_labels(data)
+    return torch.from_numpy(real[indices.numpy() % len(real)])
+
+
+@lru_cache(maxsize=2)
+def _training_labels(data: str) -> npt.NDArray[np.int64]:
+    return np.array(open_examples(Path(data), "train", keep_bytes=0).labels)
+
+
+def moved(rung: Rung, device: str) -> Rung:
+    """``rung`` on ``device``."""
+    return Rung(rung.images.to(device), {level: z.to(device) for level, z in rung.kept.items()})
 
 
 def kept_name(level: float) -> str:
@@ -95,30 +138,33 @@ def kept_name(level: float) -> str:
 
 
 @lru_cache(maxsize=4)  # a search over the EMA length reads one stage with many weights
-def _trained(folder: str, ema_length: float | None) -> TrainedStage:
+def _trained(folder: str, ema_length: float | None, device: str) -> TrainedStage:
     """The stage in ``folder``, its average rebuilt at most once per process: a result never changes."""
-    return load_trained(Path(folder), ema_length=ema_length)
+    return load_trained(Path(folder), ema_length=ema_length, device=device)
 
 
-def _stored_rung(folder: Path, start: int, config: Mapping[str, Any]) -> Rung:
-    """One block of the stage below from its node's files; the last block is padded by repeating its first image."""
-    block, level = config["block"], config["sampling"]["level"]
+def _stored_rung(folder: Path, indices: Tensor, config: Mapping[str, Any]) -> Rung:
+    """One block of the stage below from its node's files; past their end its first image is repeated."""
+    level = config["sampling"]["level"]
 
-    def read(name: str) -> torch.Tensor:
-        part = np.load(folder / f"{name}.npy", mmap_mode="r")[start : start + block]
-        return torch.from_numpy(np.concatenate([part, np.repeat(part[:1], block - len(part), axis=0)]))
+    def read(name: str) -> Tensor:
+        stored = np.load(folder / f"{name}.npy", mmap_mode="r")
+        first = int(indices[0])
+        return torch.from_numpy(stored[np.where(indices.numpy() < len(stored), indices.numpy(), first)])
 
     truncated = config["sampling"]["augmentation"] == "truncated" and level > 0
     return Rung(read("images"), {level: read(kept_name(level))} if truncated else {})
 
 
-def _real_rung(result: Path, trained: TrainedStage, indices: torch.Tensor) -> tuple[Rung, torch.Tensor]:
-    """Held-out real images as the stage below would hand them over, and their labels."""
-    examples = open_examples(result, "val", size=trained.stage.spec.size)
-    low_size = trained.stage.spec.low_res_size
-    assert low_size is not None, "only a super-resolution stage has an oracle"
+def _real_images(result: Path, trained: TrainedStage, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Held-out real images at the size of the stage, (B, 3, S, S) in [-1, 1], and their labels."""
+    examples = _held_out(str(result), trained.stage.spec.size)
     if int(indices[0]) >= len(examples):
-        raise UserError(f"the oracle asks for more than the {len(examples)} held-out images; lower evaluation.samples")
+        raise UserError(f"the oracle asks for more than the {len(examples)} held-out images; lower evaluation.held_out")
     pixels, labels = examples.read(np.minimum(indices.numpy(), len(examples) - 1))
-    low_res = downsample(to_float(torch.from_numpy(pixels)), low_size)
-    return Rung(low_res, {}), torch.from_numpy(labels)
+    return to_float(torch.from_numpy(pixels)), torch.from_numpy(labels)
+
+
+@lru_cache(maxsize=4)
+def _held_out(result: str, size: int) -> Any:
+    return open_examples(Path(result), "val", size=size, keep_bytes=0)

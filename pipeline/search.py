@@ -84,7 +84,7 @@ def run_trial(experiment: Experiment, stage: str, settings: Mapping[str, Any]) -
     oracle = found.get(f"scores/oracle/{stage}")
     assert experiment.search is not None
     sign, figure = (1, "fid") if experiment.search.metric == "chained_fid" else (-1, "accuracy")
-    if not math.isfinite(chained[figure]):  # NaN is below nothing and above nothing: it could be chosen as the best
+    if chained[figure] is None or not math.isfinite(chained[figure]):  # NaN could be chosen as the best
         told = f"the {experiment.search.metric} of this trial is {chained[figure]}, so its samples are of no use"
         return {**point, "error": told, "seconds": time.time() - started}
     return {
@@ -136,12 +136,14 @@ class Round:
             return []
         return targets_of(changed, self.stage)
 
-    def _trial_cpus(self) -> float:
-        """What a trial reserves: a CPU to sample with, or next to nothing where it waits for training workers.
+    def _trial_resources(self) -> dict[str, float]:
+        """What a trial reserves: a CPU (and a GPU) to sample with, or next to nothing where it waits for training.
 
         Trials that held all CPUs while their own workers asked for some would wait for ever.
         """
-        return 1.0 if all(path.split(".")[2:3] == ["sampling"] for path in self.paths) else 0.01
+        samples_only = all(path.split(".")[2:3] == ["sampling"] for path in self.paths)
+        gpus = self.experiment.resources.gpus_per_sampling_worker
+        return {"CPU": 1.0 if samples_only else 0.01} | ({"GPU": gpus} if gpus else {})
 
     def _tune(self, space: Mapping[str, Any], samples: int, progress: Any) -> list[dict[str, Any]]:
         """Run trials under Ray Tune on reused actors; a failed trial is a point with an error."""
@@ -157,7 +159,7 @@ class Round:
             _trial_class(), experiment=self.experiment.model_dump(mode="json"), stage=self.stage, fixed=self.fixed
         )
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"CPU": self._trial_cpus()}),
+            tune.with_resources(trainable, self._trial_resources()),
             param_space=dict(space),
             tune_config=tune.TuneConfig(
                 num_samples=samples,

@@ -33,6 +33,7 @@ from pipeline.history import open_buffer, read_history, replay
 from pipeline.snapshots import Snapshots
 from pipeline.storage import open_storage
 from pipeline.tracking import MetricBuffer
+from pipeline.watched_weights import WatchedWeights
 from stages.checkpoints import load_state, save_checkpoint
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec
@@ -65,6 +66,7 @@ class LoopSettings:
     progress: str | None
     tracking_uri: str | None
     tracking_run: str | None
+    watch_every: int | None = None  # steps from one average that is set aside to be scored to the next
 
 
 def sum_over_ranks(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -102,6 +104,7 @@ class StageRun:
         owner = f"{os.uname().nodename}:{os.getpid()}"
         self.commits = CommitLog(storage, settings.run, owner=owner, clock=time.time)
         self.snapshots = Snapshots.of(self.commits, self.training)
+        self.watched = WatchedWeights(self.commits, settings.watch_every)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
 
@@ -160,6 +163,8 @@ class StageRun:
         )
         if self.rank == 0:
             self.snapshots.store(self.state)
+            if self.watched.store(self.state, self.stage.spec, self.training, self.settings.seed):
+                self.commits.prune(KEEP)
         return seen
 
     def train(self, report: Report) -> None:

@@ -20,12 +20,15 @@ from pipeline.experiment_spec import Experiment
 VERSIONS = {
     "pipeline.data.datasets:make_data": 2,
     "pipeline.data.datasets:link_data": 2,
-    "pipeline.judging:make_classifier": 2,
-    "pipeline.judging:real_features": 2,
-    "pipeline.sampling:sample_prefix": 2,
-    "pipeline.judging:sample_features": 2,
-    "pipeline.judging:score": 1,
-    "pipeline.restoration:score_restoration": 2,
+    "pipeline.judging:make_classifier": 3,
+    "pipeline.judging:real_images": 1,
+    "pipeline.sampling:draw": 1,
+    "pipeline.scores:score": 1,
+    "pipeline.restoration:score_restoration": 3,
+    "pipeline.examining:examine_chain": 1,
+    "pipeline.memorisation:nearest_training": 1,
+    "pipeline.cas.sample_sets:draw_sample_set": 1,
+    "pipeline.cas.training:train_cas": 1,
     "pipeline.bounding:bound_stage": 2,
     "pipeline.training:train_stage": 2,
     "pipeline.search:search_stages": 1,
@@ -64,6 +67,18 @@ class TrainedNodes:
             "cache_gb": resources.cache_gb,
             "threads": resources.threads,
             "sampling_workers": 1 if self.trial else resources.sampling_workers,
+            "gpus_per_sampling_worker": resources.gpus_per_sampling_worker,
+        }
+
+    @property
+    def _workers(self) -> dict[str, Any]:
+        """Context of what is trained by Ray Train."""
+        resources = self.experiment.resources
+        placing = {"workers", "cpus_per_worker", "gpus_per_worker", "loader_processes", "log_every"}
+        return {
+            **self._context,
+            **resources.model_dump(mode="json", include=placing | {"checkpoint_seconds"}),
+            "cache_users": len(self.experiment.stages),
         }
 
     def _node(self, name: str, function: str, config: Mapping[str, Any], **fields: Any) -> Node:
@@ -106,7 +121,8 @@ class TrainedNodes:
 
     def train(self, name: str) -> Node:
         """Training of stage ``name``; the number of classes comes with the data."""
-        config, resources = self.experiment.stages[name], self.experiment.resources
+        config = self.experiment.stages[name]
+        during = self.experiment.evaluation.during
         stage = self.experiment.stage_spec(name, classes=1).model_dump(mode="json", exclude={"classes"})
         settings = {
             "stage": stage,
@@ -116,14 +132,9 @@ class TrainedNodes:
         }
         node = f"train/{name}"
         context = {
-            **self._context,
-            **resources.model_dump(
-                mode="json",
-                include={"workers", "cpus_per_worker", "gpus_per_worker", "log_every", "checkpoint_seconds"}
-                | {"loader_processes"},
-            ),
-            "cache_users": len(self.experiment.stages),
+            **self._workers,
             "run": run_prefix(node, settings, self.data.identity),
+            "watch_every": None if self.trial or during is None else during.every,
         }
         if self.tracking is not None:
             context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}

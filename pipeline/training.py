@@ -22,15 +22,12 @@ import torch
 
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
-from pipeline.errors import UserError
 from pipeline.snapshots import Snapshots
 from pipeline.stage_run import LoopSettings, StageRun
-from pipeline.storage import open_storage
 from stages.specs import TrainingSpec
 
 log = logging.getLogger(__name__)
 
-REFUSAL = "refusal.txt"  # beside the commits: why a worker cannot go on, for the person
 FAILURES = 3  # of workers, that Ray answers by itself
 # How long elastic workers wait for their places (seconds). Only places that Ray believes to be there are asked for, so
 # a long wait is for a node that is gone. Ray takes up to half a minute to find that out; its own limit of a minute
@@ -68,6 +65,7 @@ def train_stage(task: Task) -> dict[str, Any]:
             progress=None if task.progress.path is None else str(task.progress.path),
             tracking_uri=context.get("tracking_uri"),
             tracking_run=context.get("tracking_run"),
+            watch_every=context.get("watch_every"),
         )
         fit(settings, context, commits)
         found = snapshots.latest_checkpoint(lambda step: step == steps)
@@ -80,8 +78,8 @@ def train_stage(task: Task) -> dict[str, Any]:
 
 
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
-    """Run ``train_loop`` under Ray Train. Raises what Ray raises when its retries are used up, and UserError where that
-    is what ended a worker: a shard that was altered, say.
+    """Run ``train_loop`` under Ray Train. Raises what Ray raises when its retries are used up, and the UserError of a
+    worker at once: of a shard that was altered, say.
 
     Elastic workers are on nodes that come and go, more often than any number of retries foresees: they are given up
     only when an attempt came no further than the one before.
@@ -89,13 +87,17 @@ def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) 
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    from pipeline.refusals import EndOnRefusal, refusal_behind
+
     elastic = not isinstance(context["workers"], int)
     if elastic:
         # Ray hands it on from here to the process that starts the workers; there is no argument for it.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
 
+    callbacks: list[Any] = [EndOnRefusal()]  # Ray's hints name the class of its first version
+
     def attempt() -> None:
-        TorchTrainer(
+        trainer = TorchTrainer(
             train_loop,
             train_loop_config=dict(vars(settings)),
             scaling_config=ScalingConfig(**scaling_of(context, settings.checkpoint_seconds)),
@@ -103,20 +105,23 @@ def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) 
                 name=f"{settings.run.removeprefix('runs/')}-{len(commits.entries())}",
                 storage_path=str(Path(settings.storage) / "ray-train"),
                 failure_config=FailureConfig(max_failures=FAILURES),
+                callbacks=callbacks,
             ),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            if (refusal := refusal_behind(error)) is not None:
+                raise refusal from error
+            raise
 
     def reached() -> int:
         return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
 
-    refusal = open_storage(settings.storage).path(f"{settings.run}/{REFUSAL}")
-    refusal.unlink(missing_ok=True)
-    try:
-        while_it_advances(attempt, reached, TrainingFailedError) if elastic else attempt()
-    except TrainingFailedError as error:
-        if refusal.exists():
-            raise UserError(refusal.read_text()) from error
-        raise
+    if elastic:
+        while_it_advances(attempt, reached, TrainingFailedError)
+    else:
+        attempt()
 
 
 def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:
@@ -154,21 +159,15 @@ def train_loop(config: dict[str, Any]) -> None:
     settings = LoopSettings(**config)
     torch.set_num_threads(settings.threads)
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    try:
-        run = StageRun(
-            settings,
-            rank=rank,
-            world=world,
-            device=ray.train.torch.get_device(),
-            local_world=context.get_local_world_size(),
-        )
-        run.resume()
-        run.train(report=_report_pointer)
-    except UserError as error:
-        # Ray hands on a traceback as text; the sentence goes by itself.
-        open_storage(settings.storage).put(f"{settings.run}/{REFUSAL}", str(error).encode())
-        raise
+    run = StageRun(
+        settings,
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        local_world=context.get_local_world_size(),
+    )
+    run.resume()
+    run.train(report=_report_pointer)
 
 
 def _report_pointer(entry: Entry | None, metrics: dict[str, float]) -> None:

@@ -8,8 +8,8 @@ already is not computed again, and when nothing is missing Ray is not even start
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -109,16 +109,31 @@ class Session:
             close_runs(self.tracking, self.parent, "FAILED")
 
     def execute(self, targets: Sequence[Node]) -> dict[str, Result]:
-        """Compute what is missing, on Ray (started on first need)."""
+        """Compute what is missing, on Ray (started on first need), and score stages while they train if asked for."""
         from pipeline.execution import execute
 
-        if missing(targets, self.storage) and not self.on_ray:
+        absent = missing(targets, self.storage)
+        if absent and not self.on_ray:
             from pipeline.cluster import ray_cluster
 
             self.journal.message("starting Ray")
             self.stack.enter_context(ray_cluster(self.experiment.resources.address))
             self.on_ray = True
-        return execute(targets, self.storage, self.journal, use_ray=True)
+        with self._watched(absent) as beside:
+            results = execute([*beside, *targets], self.storage, self.journal, use_ray=True)
+        return {node.name: results[node.name] for node in targets}
+
+    @contextmanager
+    def _watched(self, absent: Sequence[Node]) -> Iterator[list[Node]]:
+        """While stages are trained in the block, have them scored; gives what must be computed beside them for that."""
+        names = [node.name.removeprefix("train/") for node in absent if node.name.startswith("train/")]
+        if self.experiment.evaluation.during is None or not names:
+            yield []
+            return
+        from pipeline.watching import Watch
+
+        with Watch(self.nodes, names, self.storage, self.journal.message) as watch:
+            yield watch.targets
 
     def track(self) -> None:
         """Open the MLflow runs of this experiment: a parent, and one per stage."""
@@ -196,6 +211,10 @@ def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[
     path = session.storage.path(f"reports/{session.experiment.name}/report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
+    if session.experiment.evaluation.during is not None:
+        from pipeline.watching import track_curves
+
+        track_curves(session.nodes, session.storage)
     record(outcome, report, session.tracking, session.parent, path)
     return {"report": str(path), "tracking": session.tracking.uri}
 

@@ -35,16 +35,19 @@ def check_reduction(form: Form, size: int, reduction: Reduction) -> None:
 
 def form_for(manifest: Manifest, size: int, reduction: Reduction = "box") -> Form:
     """The stored form from which images of ``size`` px are made: the smallest that holds them, with ``dct`` of the
-    JPEG ones; of several of one size the one that is read fastest among those that lost nothing.
+    JPEG ones; of several of one size the one that is read fastest among those that lost nothing. Samples of a cascade
+    can be had at the sizes of its stages alone.
 
     Raises UserError naming the stored forms when there is none.
     """
     fit = [form for form in manifest.forms if size >= 1 and form.size % size == 0]
+    if manifest.source.kind == "samples":
+        fit = [form for form in fit if form.size == size]  # a smaller stage's images are its own, nobody's box means
     if reduction == "dct":
         fit = [form for form in fit if form.encoding == "jpeg"]
     if fit:
         return min(fit, key=lambda form: (form.size, _PREFERRED.index(form.encoding)))
-    if len(manifest.forms) == 1:
+    if len(manifest.forms) == 1 and manifest.source.kind != "samples":
         check_reduction(manifest.forms[0], size, reduction)  # says what is wrong with the only one
     stored = ", ".join(form.name for form in manifest.forms)
     raise UserError(f"images of {size} px cannot be made ({reduction}) of any stored form; the data set has {stored}")

@@ -142,10 +142,10 @@ class Source(_Strict):
 
     ``fingerprint`` says by content which source it was (`pipeline.data.sources.identify`); ``lossy`` is true when a
     file came in a coding that may lose detail (JPEG above all), which makes scores incomparable with those of the
-    lossless original.
+    lossless original. ``samples`` of a cascade have one form per stage, and no form is the box means of a larger one.
     """
 
-    kind: Literal["folder", "tar", "shards", "drawn"]
+    kind: Literal["folder", "tar", "shards", "drawn", "samples"]
     name: str
     lossy: bool
     fingerprint: Sha256

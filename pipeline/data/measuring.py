@@ -22,7 +22,8 @@ from pipeline.data.batches import StepBatches
 from pipeline.data.forms import Reduction
 from pipeline.data.loading import Examples
 from pipeline.data.ordering import ExampleOrder
-from pipeline.metrics import FeatureStats, fid
+from pipeline.scoring.frechet import frechet_distance
+from pipeline.scoring.statistics import FeatureStats
 
 BATCH = 64
 _STOCK_BUFFER = 1000  # examples in stock webdataset's shuffle buffer
@@ -202,10 +203,10 @@ def pixel_differences(bench: Bench) -> dict[str, dict[str, float]]:
     for name, pixels in ways.items():
         gap = np.abs(pixels.astype(np.int16) - reference)
         stats = [FeatureStats.from_features(features) for features in (extract(pixels), of_reference)]
-        found[name] = {"mean": float(gap.mean()), "largest": float(gap.max()), "fid": fid(*stats)}
+        found[name] = {"mean": float(gap.mean()), "largest": float(gap.max()), "fid": frechet_distance(*stats)}
     half = len(reference) // 2
     halves = [FeatureStats.from_features(part) for part in (of_reference[:half], of_reference[half:])]
-    return found | {"halves of the images": {"fid": fid(*halves)}}
+    return found | {"halves of the images": {"fid": frechet_distance(*halves)}}
 
 
 def _random_features(size: int) -> Callable[[Pixels], npt.NDArray[np.float64]]:

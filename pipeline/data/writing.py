@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,12 +40,22 @@ _reader = lru_cache(maxsize=8)(open_reader)
 
 
 class Square(NamedTuple):
-    """A decoded image of the largest form's size, RGB, and whether its coding may have lost detail."""
+    """A decoded image of the largest form's size, RGB, and whether its coding may have lost detail.
+
+    ``smaller`` are those of the other forms where they are images of their own; None: they are box means of this one.
+    """
 
     key: str
     image: Image.Image
     label: int
     lossy: bool
+    smaller: Mapping[int, Image.Image] | None = None
+
+    def at(self, size: int) -> Image.Image:
+        """The image at the size of a form."""
+        if size == self.image.width:
+            return self.image
+        return box_means(self.image, self.image.width // size) if self.smaller is None else self.smaller[size]
 
 
 class Content(Protocol):
@@ -209,16 +219,14 @@ def _write(objects: Objects, job: ShardJob) -> tuple[WrittenShard, ...]:
 
 def _fill(job: ShardJob, writers: list[ShardWriter]) -> tuple[bool, list[Undecodable]]:
     lossy, undecodable = False, []
-    largest = job.forms[0].size
-    for square in job.content.squares(largest):
+    for square in job.content.squares(job.forms[0].size):
         if isinstance(square, Undecodable):
             undecodable.append(square)
             refuse_undecodable(undecodable, job.max_undecodable)
             continue
         lossy |= square.lossy
         for form, writer in zip(job.forms, writers, strict=True):
-            image = square.image if form.size == largest else box_means(square.image, largest // form.size)
-            writer.add(square.key, encode_image(image, form), square.label)
+            writer.add(square.key, encode_image(square.at(form.size), form), square.label)
     return lossy, undecodable
 
 

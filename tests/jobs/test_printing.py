@@ -9,6 +9,8 @@ from rich.console import Console
 
 from jobs.printing import print_figures
 
+FEW = "FID of 64 samples is flagged"
+
 
 def printed(figures: dict[str, Any], width: int = 120) -> list[str]:
     stream = io.StringIO()
@@ -17,22 +19,31 @@ def printed(figures: dict[str, Any], width: int = 120) -> list[str]:
 
 
 def scores(fid: float) -> dict[str, Any]:
-    return {"samples": 64, "fid": fid, "accuracy": 0.875, "per_class": [1.0, None], "precision": 0.5, "recall": 0.25}
+    figures = {"samples": 64, "fid": fid, "fid_error": 0.25, "kid": 0.0125, "accuracy": 0.875, "precision": 0.5}
+    return {
+        **figures,
+        "recall": 0.25,
+        "per_class": [1.0, None],
+        "fid_curve": [[32, 9.0]],
+        "flags": [FEW],
+        "passport": {},
+    }
 
 
 def test_scores_are_a_row_per_stage_and_kind_without_the_classes() -> None:
     stages = {
-        "base8": {"chained": scores(3.0), "real": scores(1.0), "gap": None, "level": 0.0},
+        "base8": {"chained": scores(3.0), "real": scores(1.0), "gap": None, "level": 0.0, "cas": {"cas_top1": 0.75}},
         "sr16": {"chained": scores(5.0), "oracle": scores(4.0), "real": scores(1.0), "gap": 1.0, "level": 0.1},
     }
     figures = {"stages": stages, "chosen": {}, "computed": [], "report": "store/reports/demo.html", "seconds": 75.0}
     assert printed(figures) == [
-        "images samples fid accuracy precision recall gap",
-        "base8 chained 64 3 0.875 0.5 0.25 -",
-        "base8 real 64 1 0.875 0.5 0.25 -",
-        "sr16 chained 64 5 0.875 0.5 0.25 1",
-        "sr16 oracle 64 4 0.875 0.5 0.25 -",
-        "sr16 real 64 1 0.875 0.5 0.25 -",
+        "images samples fid kid accuracy precision recall CAS gap",
+        "base8 chained 64 3 ± 0.25 [1] 0.0125 0.875 0.5 0.25 0.75 -",
+        "base8 real 64 1 ± 0.25 [1] 0.0125 0.875 0.5 0.25 - -",
+        "sr16 chained 64 5 ± 0.25 [1] 0.0125 0.875 0.5 0.25 - 1",
+        "sr16 oracle 64 4 ± 0.25 [1] 0.0125 0.875 0.5 0.25 - -",
+        "sr16 real 64 1 ± 0.25 [1] 0.0125 0.875 0.5 0.25 - -",
+        "[1] FID of 64 samples is flagged",
         "computed: nothing, everything was stored",
         "report: store/reports/demo.html",
         "took: 1 min 15 s",
@@ -45,19 +56,21 @@ def test_restoration_bounds_and_cascades_are_tables_of_their_own() -> None:
         "base8": {"chained": scores(3.0), "bound": {"images": 8, "bits_per_dim": 3.5}},
         "sr16": {"chained": scores(5.0), "oracle": scores(4.0), "restoration": restoration},
     }
-    row = {key: value for key, value in scores(5.0).items() if key != "per_class"}
+    row = {key: scores(5.0)[key] for key in ("samples", "fid", "fid_error", "kid", "accuracy", "precision", "recall")}
     cost = {"size": 16, "parameters": 1200, "training_seconds": 75.0, "net_calls": 26}
     cascades = {
         "main": {"stages": ["base8", "sr16"], **cost, **row},
         "alone": {"stages": ["single16"], **cost, **row, "fid": 6.0},
     }
-    lines = printed({"stages": stages, "cascades": cascades})
-    assert lines[-3:] == [
-        "cascade stages parameters training net calls size fid accuracy precision recall",
-        "main base8 -> sr16 1200 1 min 15 s 26 16 5 0.875 0.5 0.25",
-        "alone single16 1200 1 min 15 s 26 16 6 0.875 0.5 0.25",
+    refused = [{"size": 16, "order": [], "refusal": "not ranked: main and alone differ in samples (64 and 32)"}]
+    lines = printed({"stages": stages, "cascades": cascades, "ranking": refused})
+    assert lines[-4:] == [
+        "cascade stages parameters training net calls size fid kid accuracy precision recall",
+        "main base8 -> sr16 1200 1 min 15 s 26 16 5 ± 0.25 0.0125 0.875 0.5 0.25",
+        "alone single16 1200 1 min 15 s 26 16 6 ± 0.25 0.0125 0.875 0.5 0.25",
+        "cascades of 16 px: not ranked: main and alone differ in samples (64 and 32)",
     ]
-    assert lines[4:-3] == [
+    assert lines[5:-4] == [
         "restoration samples psnr consistency accuracy",
         "sr16 64 20.5 0.0001 0.875",
         "bound images bits_per_dim",
@@ -72,9 +85,9 @@ def test_a_search_is_a_row_per_trial_and_what_was_chosen() -> None:
     bad = {"settings": {"stages.sr16.sampling.level": 0.2}, "error": "ValueError: [odd]", "seconds": 0.0}
     rounds = [{"stage": "sr16", "metric": "chained_fid", "points": [good, bad], "chosen": chosen}]
     assert printed({"search": {"chosen": chosen, "rounds": rounds}}) == [
-        "sr16, by chained_fid samples fid accuracy precision recall oracle fid error",
-        "level 0.1 64 5 0.875 0.5 0.25 4 -",
-        "level 0.2 - - - - - - ValueError: [odd]",
+        "sr16, by chained_fid samples fid kid accuracy precision recall oracle fid error",
+        "level 0.1 64 5 ± 0.25 0.0125 0.875 0.5 0.25 4 -",
+        "level 0.2 - - - - - - - ValueError: [odd]",
         "chosen: stages.sr16.sampling.level 0.1",
     ]
 
@@ -86,6 +99,18 @@ def test_a_choice_of_nothing_is_a_choice() -> None:
     point = {"settings": {"stages.a.sampling.ema_length": None}, "error": None, "chained": scores(5.0), "oracle": None}
     rounds = [{"stage": "a", "metric": "chained_fid", "points": [point], "chosen": {}}]
     assert printed({"search": {"chosen": chosen, "rounds": rounds}}, width=200)[1].startswith("ema_length null 64 5")
+
+
+def test_a_refused_fid_is_a_dash_with_its_reason_and_other_scorers_stand_beside() -> None:
+    dino = {"fid": 80.0, "fid_error": None, "kid": 0.5, "flags": [FEW]}
+    refused = {**scores(0.0), "fid": None, "fid_error": None, "flags": ["FID is refused"], "also": {"dinov2": dino}}
+    lines = printed({"stages": {"base8": {"chained": refused, "gap": None}}, "ranking": []})
+    assert lines == [
+        "images samples fid kid accuracy precision recall dinov2 fd",
+        "base8 chained 64 - [1] 0.0125 0.875 0.5 0.25 80 [2]",
+        "[1] FID is refused",
+        "[2] FID of 64 samples is flagged",
+    ]
 
 
 def test_training_and_single_values() -> None:

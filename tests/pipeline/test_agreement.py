@@ -53,7 +53,21 @@ def refused(**changes: Any) -> str:
         ({"evaluation": {"samples": 9, "reference": 3}}, "evaluation.reference 3 is too few"),
         ({"search": {"space": SPACE, "samples": 101}}, "search.samples 101 is more than the 100 held-out images"),
         ({"search": {"space": SPACE, "samples": 2}}, "search.samples 2 is too few"),
-        ({"search": {"space": SPACE, "samples": 9, "seed": 0}}, "search.seed and evaluation.seed are both 0"),
+        (
+            {"search": {"space": SPACE, "samples": 9, "seed": 0, "metric": "chained_accuracy"}},
+            "search.seed and evaluation.seed are both 0",
+        ),
+        (
+            {
+                "evaluation": {
+                    "samples": 99,
+                    "reference": 99,
+                    "cas": {"net": {"kind": "small", "channels": [8, 8, 8, 8]}, "crop": None},
+                }
+            },
+            "sees 8 px of the images of stages.base; leave out levels",
+        ),
+        ({"search": {"space": SPACE, "samples": 100}}, "no more than the 160 dimensions of the features"),
         (
             {"evaluation": {"samples": 9, "reference": 9, "bound": {"images": 101}}, "base": {"schedule": STEPS}},
             "evaluation.bound.images 101 is more than the 100 held-out images of data.val; lower it",

@@ -54,9 +54,9 @@ def test_stages_of_one_size_are_judged_by_the_same_real_images(tmp_path: Path) -
 
 def test_a_stage_is_chained_on_the_stage_below_it_in_its_own_cascade(tmp_path: Path) -> None:
     nodes = graph(load(tmp_path, SINGLE, OTHER, "cascades={main: [base, sr], alone: [single], second: [base, other]}"))
-    assert "below" not in nodes["samples/single"].inputs
-    assert nodes["samples/sr"].inputs["below"] is not None
-    assert nodes["samples/sr"].inputs["below"].digest == nodes["samples/other"].inputs["below"].digest
+    assert "below" not in nodes["chained/single"].inputs
+    assert nodes["chained/sr"].inputs["below"] is not None
+    assert nodes["chained/sr"].inputs["below"].digest == nodes["chained/other"].inputs["below"].digest
     for kind in ("oracle", "scores/oracle", "restoration"):
         assert {name for name in nodes if name.startswith(f"{kind}/")} == {f"{kind}/sr", f"{kind}/other"}
 
@@ -114,7 +114,7 @@ def test_sampling_settings_share_all_training(tmp_path: Path) -> None:
         assert nodes.chained("sr").digest != Nodes(experiment).chained("sr").digest
 
 
-SEARCH = "search={samples: 100, space: {stages.sr.sampling.level: {values: [0.1, 0.2]}}}"
+SEARCH = "search={samples: 200, space: {stages.sr.sampling.level: {values: [0.1, 0.2]}}}"
 TRUNCATED = "stages.sr.sampling={augmentation: truncated, level: 0.3}"
 
 
@@ -134,7 +134,7 @@ def search_digest(folder: Path, *overrides: str) -> str:
         ("stages.sr.sampling.steps=2", True),
         ("stages.sr.sampling.guidance_interval=[-2, 4]", True),  # of no effect but beside a guidance that is searched
         ("search.metric=chained_accuracy", True),
-        ("search.samples=99", True),
+        ("search.samples=299", True),
         ("search.seed=7", True),
         ("search.concurrency=1", False),
         ("search.trials=3", False),  # a grid has as many as it has
@@ -170,7 +170,7 @@ def test_a_longer_search_draws_no_final_samples_again(tmp_path: Path) -> None:
 
 def test_levels_inside_of_mappings_are_kept_for_trials(tmp_path: Path) -> None:
     listed = "{values: [{level: 0.1, augmentation: truncated}, {level: 0.2}, {}]}"
-    experiment = load(tmp_path, f"search={{samples: 100, space: {{stages.sr.sampling: {listed}}}}}")
+    experiment = load(tmp_path, f"search={{samples: 200, space: {{stages.sr.sampling: {listed}}}}}")
     assert Nodes(experiment, trial=True).chained("base").config["keep"] == [0.1, 0.2]
 
 

@@ -2,143 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from pipeline.data.drawn import CLASSES, draw
-from pipeline.grids import class_grid
-from pipeline.report import (
-    BoundScores,
-    CascadeRow,
-    Choice,
-    Dataset,
-    NodeRow,
-    Report,
-    Restoration,
-    Scores,
-    SearchPoint,
-    SearchSection,
-    StageSection,
-    clock,
-    figure_files,
-    number,
-    render,
-    verdict,
-)
+from pipeline.data.drawn import CLASSES
+from pipeline.report import figure_files, render
+from pipeline.report_parts import Report, SearchSection
+from pipeline.report_scores import Scores
+from pipeline.wording import clock, number, verdict
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
-
-
-@functools.cache
-def _drawn(seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    drawn = [draw(seed, index, 32) for index in range(8 * len(CLASSES))]
-    return np.stack([image for image, _ in drawn]).astype(float), np.array([label for _, label in drawn])
-
-
-def _grid(size: int, seed: int, noise: float) -> bytes:
-    images, labels = _drawn(seed)
-    images = images.reshape(len(images), size, 32 // size, size, 32 // size, 3).mean((2, 4))
-    images += np.random.default_rng(seed).normal(0, 255 * noise, images.shape)
-    return class_grid(images.clip(0, 255).astype(np.uint8), labels, len(CLASSES), columns=8)
-
-
-def _stage(
-    name: str, size: int, low: int | None, fids: tuple[float, float | None, float], accuracy: float
-) -> StageSection:
-    dice = np.random.default_rng(size)
-    steps = np.arange(0, 1000, 20)
-    loss = 0.06 + 0.9 * np.exp(-steps / 90) * dice.uniform(0.85, 1.15, len(steps)) + dice.normal(0, 0.004, len(steps))
-    chained, oracle, real = fids
-    return StageSection(
-        name=name,
-        size=size,
-        low_res_size=low,
-        parameters=1_250_000 // (1 + size // 16),
-        steps=1000,
-        training_seconds=143.0 + size,
-        images_per_second=4096.0 / size,
-        loss=[(int(step), float(value)) for step, value in zip(steps, loss, strict=True)],
-        chained=Scores(samples=1024, fid=chained, accuracy=accuracy, precision=0.71, recall=0.52),
-        oracle=None if oracle is None else Scores(samples=1024, fid=oracle, accuracy=0.95, precision=0.8, recall=0.6),
-        real=Scores(samples=1024, fid=real, accuracy=0.985, precision=0.86, recall=0.85),
-        level=0.1 if low else 0.0,
-        kind="truncated",
-        grid_png=_grid(size, 1, 0.04),
-        oracle_png=_grid(size, 2, 0.02) if low else None,
-        real_png=_grid(size, 3, 0.0),
-        per_class={label: min(1.0, accuracy - 0.25 + 0.05 * rank) for rank, label in enumerate(CLASSES)},
-    )
-
-
-def _search(stage: str) -> SearchSection:
-    points = []
-    for kind, cost in (("truncated", 0.0), ("non_truncated", 3.0)):
-        for level, logsnr, step in (
-            (0.0, 15.0, 0),
-            (0.05, 5.08, 50),
-            (0.1, 3.69, 100),
-            (0.2, 2.25, 200),
-            (0.3, 1.35, 300),
-        ):
-            if kind == "non_truncated" and level == 0.0:
-                continue
-            fid = 14.0 + 900 * (level - 0.12) ** 2 + cost * level * 5
-            oracle, accuracy = 6.0 + 40 * level, 0.88 - 2 * (level - 0.1) ** 2 - cost * level / 40
-            figures: dict[str, Any] = {"logsnr": logsnr, "ddpm_step": step, "chained_fid": fid, "oracle_fid": oracle}
-            figures |= {"accuracy": accuracy, "recall": 0.55 - (0.4 + cost / 20) * level, "seconds": 21.0 + level}
-            points.append(SearchPoint(kind=kind, level=level, **figures))
-    return SearchSection(stage=stage, metric="chained_fid", points=points, chosen=Choice(kind="truncated", level=0.1))
-
-
-@pytest.fixture(scope="module")
-def report() -> Report:
-    names = ("data", "real/16", "classifier/judge", "train/base8", "train/sr16", "train/sr32", "samples/sr32", "search")
-    return Report(
-        title="demo: 8 -> 16 -> 32 px on drawn shapes <& more>",
-        created="2026-11-21T10:53:56+00:00",
-        revision="368107b2f6b1c0ffee5e5b8f9d8c7a6b5a493827",
-        command="rayfall run jobs/experiments/demo.yaml --set seed=1",
-        notes=["The source images are lossy (JPEG): no score here is comparable with published scores."],
-        dataset=Dataset(
-            name="drawn",
-            image_size=32,
-            classes=list(CLASSES),
-            train=12000,
-            val=3000,
-            resize="box averages",
-            lossy=False,
-        ),
-        scorer="Accuracy comes from a separately seeded classifier (0.985 on held-out real images at 32 px).",
-        stages=[
-            _stage("base8", 8, None, (4.1, None, 0.9), 0.93),
-            _stage("sr16", 16, 8, (9.7, 3.2, 1.0), 0.9),
-            _stage("sr32", 32, 16, (14.4, 6.1, 1.1), 0.874),
-        ],
-        searches=[_search("sr16"), _search("sr32")],
-        nodes=[
-            NodeRow(name=name, digest=f"{7**number:012x}"[:12], seconds=3.0**number / 9, reused=number % 3 == 0,
-                    where=f"results/{name}")
-            for number, name in enumerate(names)
-        ],
-        settings={
-            "name": "demo",
-            "seed": 0,
-            "stages": {"base8": {"size": 8, "net": {"kind": "unet", "multipliers": [1, 2]}, "flip": False}},
-            "search": None,
-        },
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -146,37 +27,9 @@ def page(report: Report) -> str:
     return render(report)
 
 
-def bare(report: Report) -> Report:
-    """The least there can be: one stage, no scores, no grids, nothing searched."""
-    nothing = Scores(samples=None, fid=None, accuracy=None, precision=None, recall=None)
-    changes: dict[str, Any] = {"chained": nothing, "real": nothing, "loss": [], "per_class": {}}
-    stage = report.stages[0].model_copy(update={**changes, "grid_png": None, "real_png": None})
-    return report.model_copy(update={"stages": [stage], "searches": [], "nodes": [], "settings": {}, "notes": []})
-
-
-def compared(report: Report) -> Report:
-    """A stage of 32 px beside the cascade, super-resolution scored against real images, and two bounds."""
-    restored = Restoration(
-        samples=1024,
-        psnr=18.3,
-        bicubic_psnr=21.5,
-        ssim=None,
-        bicubic_ssim=0.71,
-        consistency=3.4e-5,
-        chained_consistency=None,
-    )
-    bound = BoundScores(
-        images=256, steps=1000, variance="learned", bits_per_dim=3.456, error=0.012, prior=1e-5, decoder=0.21
-    )
-    base, sr16, sr32 = report.stages
-    alone = _stage("single32", 32, None, (20.1, None, 1.1), 0.7).model_copy(update={"bound": bound})
-    stages = [base, sr16.model_copy(update={"restoration": restored}), sr32, alone]
-    cost: dict[str, Any] = {"size": 32, "parameters": 3_400_000, "training_seconds": 700.0}
-    rows = [
-        CascadeRow(name="main", stages=["base8", "sr16", "sr32"], net_calls=36, chained=sr32.chained, **cost),
-        CascadeRow(name="alone", stages=["single32"], net_calls=64, chained=alone.chained, **cost),
-    ]
-    return report.model_copy(update={"stages": stages, "cascades": rows})
+@pytest.fixture(scope="module")
+def compared_page(compared_report: Report) -> str:
+    return render(compared_report)
 
 
 def _text(page: str) -> str:
@@ -200,18 +53,20 @@ def test_the_page_is_well_formed_and_ids_and_anchors_agree(page: str) -> None:
 def test_the_page_needs_nothing_from_outside(page: str) -> None:
     assert not re.search(r"https?:|<script|@import|javascript:|\son\w+=", page)
     sources = re.findall(r'\bsrc="([^"]{0,30})', page)
-    assert len(sources) == 8
+    assert len(sources) == 8 + 8 * 4  # grids, and eight samples with three training images each
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert len(page) < 1_500_000
+    assert len(page) < 1_700_000
 
 
 def test_every_figure_and_every_stage_is_there(page: str, report: Report) -> None:
     tree = _tree(page)
-    assert sorted(figure_files(report)) == ["fid-by-stage.svg", "level-sr16.svg", "level-sr32.svg", "loss.svg"]
+    names = ["fid-by-count", "fid-by-stage", "fid-by-step", "level-sr16", "level-sr32", "loss", "spectra"]
+    assert sorted(figure_files(report)) == [f"{name}.svg" for name in names]
     labels = [element.attrib["aria-label"] for element in tree.iter("svg")]
-    assert len(labels) == 4
-    assert "sr32 chained 14.4, oracle 6.10, real 1.10" in labels[0]
-    assert all(len(element.attrib["alt"]) > 20 for element in tree.iter("img"))
+    assert len(labels) == len(names)
+    assert any("sr32 chained 14.4, oracle 6.10, real 1.10" in label for label in labels)
+    assert any("sr16 chained 0.420, oracle 0.700 times the real" in label for label in labels)
+    assert all(len(element.attrib["alt"]) > 15 for element in tree.iter("img"))
     text = " ".join("".join(tree.itertext()).split())
     for wanted in ("base8", "sr16", "87.4 %", "step 100", "+3.7", "chosen s = 0.1, truncated", "stages.base8.net.kind"):
         assert wanted in text
@@ -234,8 +89,8 @@ def test_figures_alone_are_whole_svg_documents(report: Report) -> None:
         assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_missing_parts_leave_no_holes(report: Report) -> None:
-    page = render(bare(report))
+def test_missing_parts_leave_no_holes(bare_report: Report) -> None:
+    page = render(bare_report)
     _tree(page)
     assert "<svg" not in page
     assert "<img" not in page
@@ -262,14 +117,14 @@ def test_many_classes_and_long_losses_stay_light(report: Report) -> None:
     dataset = report.dataset.model_copy(update={"classes": many})
     page = render(report.model_copy(update={"stages": stages, "dataset": dataset}))
     assert "The other 80 of 100 classes" in page
-    assert len(page) < 1_500_000
+    assert len(page) < 1_700_000
 
 
 def test_the_verdict_is_made_of_the_figures(report: Report) -> None:
     told = verdict(report).replace("\N{NO-BREAK SPACE}", " ")
     assert "recognises 87.4 % of the cascade's 32 px samples (98.5 % of real images, chance 10.0 %)" in told
     assert f"hardest class is {CLASSES[0]}, 62.4 %" in told
-    assert "chained FID is 14.4; real held-out images score 1.10" in told
+    assert "chained FID is 14.40 ± 0.58; real held-out images score 1.10" in told
     assert "sr32 alone reaches 6.10: the chain costs 8.30, so most of it is lost below" in told
     last = report.last
     better = last.model_copy(update={"oracle": last.chained.model_copy(update={"fid": 20.0}), "per_class": {}})
@@ -278,36 +133,35 @@ def test_the_verdict_is_made_of_the_figures(report: Report) -> None:
     assert "hardest" not in told
 
 
-def test_cascades_stand_side_by_side_against_one_row_of_real_images(report: Report) -> None:
-    page = render(compared(report))
-    tree = _tree(page)
+def test_cascades_stand_side_by_side_against_one_row_of_real_images(
+    compared_report: Report, compared_page: str
+) -> None:
+    tree = _tree(compared_page)
     (table,) = [table for table in tree.iter("table") if "cascade" in "".join(table.find("thead").itertext())]  # type: ignore[union-attr]
     rows = [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table.find("tbody") or []]
     assert [row[0] for row in rows] == ["main", "alone", "real"]
     assert rows[0][1:6] == ["base8 → sr16 → sr32", "32 px", "3,400,000", "11 min 40 s", "36"]
     assert rows[1][1:3] == ["single32", "32 px"]
-    assert [row[6] for row in rows] == ["14.4", "20.1", "1.10"]
-    told = verdict(compared(report)).replace("\N{NO-BREAK SPACE}", " ")
+    assert [row[6:8] for row in rows] == [["1", "14.40 ± 0.581"], ["2", "20.10 ± 0.801"], ["–", "1.10"]]  # and the note
+    told = verdict(compared_report).replace("\N{NO-BREAK SPACE}", " ")
     assert "recognises 87.4 % of the cascade main's 32 px samples" in told  # the main cascade, not the last stage
-    best = (
-        "Of 2 cascades that make 32 px, main (base8 → sr16 → sr32) has the lowest FID: 14.4 for 36 net calls per image"
-    )
-    assert best + ", against alone with 20.1 for 64 net calls per image." in told
+    best = "Of 2 cascades that make 32 px, main (base8 → sr16 → sr32) has the lowest FID: 14.40 ± 0.58 for 36 net calls"
+    assert best + " per image, against alone with 20.10 ± 0.80 for 64 net calls per image." in told
 
 
-def test_cascades_of_other_sizes_are_shown_and_not_compared(report: Report) -> None:
-    both = compared(report)
+def test_cascades_of_other_sizes_are_shown_and_not_compared(compared_report: Report) -> None:
+    both = compared_report
     small = both.cascades[0].model_copy(update={"name": "small", "stages": ["base8", "sr16"], "size": 16})
     mixed = both.model_copy(update={"cascades": [both.cascades[0], small]})
     assert "Of 2 cascades" not in verdict(mixed)
     assert _text(render(mixed)).count("held out 16 px") == 1
 
 
-def test_restoration_and_bounds_are_shown_where_they_were_taken(report: Report, page: str) -> None:
-    text = _text(render(compared(report)))
+def test_restoration_and_bounds_are_shown_where_they_were_taken(compared_page: str, page: str) -> None:
+    text = _text(compared_page)
     for wanted in ("sr16 8 → 16 px 18.3 21.5 – 0.710 3.40 – 95.0 %", "single32 32 px 3.46 0.0120", "1000 learned 256"):
         assert wanted in text
-    assert "PSNR" not in page
+    assert "Super-resolution against" not in page
     assert "Variational bound" not in page
 
 

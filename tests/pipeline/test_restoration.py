@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from pipeline.dag import Progress, Task
-from pipeline.data.ingest import ingest_drawn, make_forms
-from pipeline.data.loading import Examples
-from pipeline.restoration import FIGURES, consistency, psnr, score_restoration, ssim
+from pipeline.restoration import FIGURES, consistency, psnr, restored, score_restoration, ssim
 from pipeline.storage import open_storage
 from stages.images import downsample, to_float, to_uint8, upsample
 
@@ -93,45 +91,50 @@ def test_consistency_asks_only_for_the_low_res_image() -> None:
     assert consistency(faithful + 0.3, low_res).tolist() == pytest.approx([0.15**2] * 2)
 
 
-def task_of(folder: Path, count: int, **sizes: int) -> Task:
-    """A data set, perfect oracle samples, and chained ones that lie 0.1 above their faithful images."""
-    ingest_drawn(folder / "data" / "shards", seed=0, forms=make_forms([(32, "png")]), train=4, val=40, shard_size=40)
-    pixels, _ = Examples(folder / "data" / "shards", "val").read(np.arange(count))
-    real = to_float(torch.from_numpy(pixels))
-    low_res = images(count, 3, sizes["low_res_size"], sizes["low_res_size"]).float() / 2
-    stored = {
-        "oracle": downsample(real, sizes["size"]),
-        "chained": upsample(low_res, sizes["size"], "nearest") + 0.1,
-        "below": low_res,
-    }
-    for role, samples in stored.items():
-        (folder / role).mkdir()
-        np.save(folder / role / "images.npy", samples.numpy())
-    inputs = {role: folder / role for role in (*stored, "data")}
-    config = {"block": 16, **sizes}
-    return Task("restoration/sr", config, inputs, folder, {"threads": 1}, open_storage(folder), Progress())
+def drawn_images(count: int, size: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    return to_float(to_uint8(upsample(to_float(coarse), size, "bicubic")))
 
 
-def test_the_node_compares_each_sample_with_the_image_it_was_made_from(tmp_path: Path) -> None:
-    task = task_of(tmp_path, 20, size=32, low_res_size=8)
-    found = score_restoration(task)
-    assert set(found) == {"samples", *FIGURES}
-    assert found["samples"] == 20
+def test_each_sample_is_compared_with_the_image_it_was_made_from() -> None:
+    real = drawn_images(20, 32)
+    low_res = downsample(real, 8)
+    found = restored(real, real, low_res)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(
+        ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim"), 20
+    )
     assert found["psnr"] == pytest.approx(10 * math.log10(12 * 255**2))
     assert found["ssim"] == pytest.approx(1.0)
-    assert found["consistency"] < 1e-12
-    assert found["chained_consistency"] == pytest.approx(0.05**2, rel=1e-4)
-    pixels, _ = Examples(tmp_path / "data" / "shards", "val").read(np.arange(20))
-    real = to_float(torch.from_numpy(pixels))
-    bicubic = to_float(to_uint8(upsample(downsample(real, 8), 32, "bicubic")))
-    assert found["bicubic_psnr"] == pytest.approx(psnr(bicubic, real).mean().item())
-    assert found["bicubic_ssim"] == pytest.approx(ssim(bicubic, real).mean().item())
-    assert found["bicubic_psnr"] < 40
-    assert found["bicubic_ssim"] < 0.99
+    bicubic = to_float(to_uint8(upsample(low_res, 32, "bicubic")))
+    assert found["bicubic_psnr"] == pytest.approx(psnr(bicubic, real).numpy(), rel=1e-6)
+    assert found["bicubic_ssim"] == pytest.approx(ssim(bicubic, real).numpy(), rel=1e-6)
+    assert found["bicubic_psnr"].max() < 45
+    moved = restored(real.roll(1, 0), real, low_res)
+    assert moved["psnr"].max() < 30
 
 
-def test_images_smaller_than_the_window_have_no_ssim(tmp_path: Path) -> None:
-    found = score_restoration(task_of(tmp_path, 6, size=8, low_res_size=4))
-    assert found["ssim"] is None
-    assert found["bicubic_ssim"] is None
-    assert found["psnr"] > 50
+def test_images_smaller_than_the_window_have_no_ssim() -> None:
+    real = drawn_images(6, 8)
+    assert set(restored(real, real, downsample(real, 4))) == {"psnr", "bicubic_psnr"}
+
+
+def test_the_node_gives_the_means_of_what_was_measured_when_drawing(tmp_path: Path) -> None:
+    stored = {
+        "oracle/psnr": [20.0, 30.0],
+        "oracle/bicubic_psnr": [19.0, 21.0],
+        "oracle/consistency": [0.1, 0.3],
+        "chained/consistency": [0.5, 0.7, 0.9],
+    }
+    for name, values in stored.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", np.array(values, dtype=np.float32))
+    inputs = {role: tmp_path / role for role in ("oracle", "chained")}
+    task = Task("restoration/sr", {}, inputs, tmp_path, {"threads": 1}, open_storage(tmp_path), Progress())
+    found = score_restoration(task)
+    assert set(found) == {"samples", *FIGURES}
+    assert found["samples"] == 2
+    assert (found["psnr"], found["bicubic_psnr"]) == (25.0, 20.0)
+    assert found["consistency"] == pytest.approx(0.2)
+    assert found["chained_consistency"] == pytest.approx(0.7)
+    assert found["ssim"] is found["bicubic_ssim"] is None

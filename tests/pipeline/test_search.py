@@ -33,7 +33,7 @@ stages:
     sampling: {steps: 2}
 evaluation: {samples: 16, reference: 60, block: 16, classifier: {steps: 3, channels: [8, 8]}}
 search:
-  samples: 16
+  samples: 20
   space:
     stages.base.sampling.steps: {values: [2, 3]}
     stages.sr.sampling.level: {values: [0.0, 0.2]}
@@ -70,8 +70,8 @@ def test_trials_of_sampling_share_everything_below_the_stage(tmp_path: Path) -> 
     path = "stages.sr.sampling.level"
     trials = [targets_of(with_settings(experiment, {path: level}), "sr") for level in (0.0, 0.2)]
     shared = {node.name for node in shared_nodes(trials)}
-    assert {"samples/base", "train/base", "train/sr", "real/train/16", "classifier/judge"} <= shared
-    assert not shared & {"samples/sr", "oracle/sr", "scores/chained/sr"}
+    assert {"chained/base", "train/base", "train/sr", "real/train/16", "classifier/judge"} <= shared
+    assert not shared & {"chained/sr", "oracle/sr", "scores/chained/sr"}
 
 
 def test_rounds_follow_the_order_of_the_stages_in_all_cascades(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_null_lists_and_nested_settings_make_trials_that_share_the_training(tmp_
     assert trials[-1] == dict(zip(paths, (0.1, [-2.0, 4.0], 0.03), strict=True))
     targets = [targets_of(with_settings(experiment, trial), "sr") for trial in trials]
     assert len({nodes[0].digest for nodes in targets}) == 8
-    assert {"train/sr", "train/base", "samples/base"} <= {node.name for node in shared_nodes(targets)}
+    assert {"train/sr", "train/base", "chained/base"} <= {node.name for node in shared_nodes(targets)}
 
 
 def test_a_trial_that_cannot_go_with_what_was_chosen_below_is_no_reason_to_stop(tmp_path: Path) -> None:

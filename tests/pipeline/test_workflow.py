@@ -48,7 +48,7 @@ evaluation:
   classifier: {steps: 5, channels: [8, 8]}
   bound: {images: 10, steps: 4}
 search:
-  samples: 16
+  samples: 20
   space:
     stages.sr.sampling.level: {values: [0.0, 0.2]}
     stages.sr.sampling.augmentation: {values: [truncated, non_truncated]}
@@ -159,7 +159,15 @@ def test_an_evaluation_setting_retrains_nothing(figures: dict[str, Any], experim
     )
     missing = {node.name for node in workflow.plan(changed) if not node.reused}
     assert missing
-    kinds = ("scores/", "samples/", "features/", "oracle/", "restoration/", "bound/")  # the search chose another level
+    kinds = (
+        "scores/",
+        "chained/",
+        "oracle/",
+        "chain/",
+        "memorisation/",
+        "restoration/",
+        "bound/",
+    )  # the search chose another level
     assert all(name.startswith(kinds) for name in missing)
 
 
@@ -170,12 +178,12 @@ def test_parallel_and_serial_sampling_give_the_same_bits(figures: dict[str, Any]
     storage = open_storage(experiment.store)
     parallel = workflow.stored(Nodes(experiment).chained("base"), storage)
     if parallel is None:
-        parallel = execute([Nodes(experiment).chained("base")], storage, Silence(), use_ray=True)["samples/base"]
+        parallel = execute([Nodes(experiment).chained("base")], storage, Silence(), use_ray=True)["chained/base"]
     # Another count is another node, but the same images; a trial samples block after block in one process.
     assert experiment.search is not None
     search = experiment.search.model_copy(update={"samples": 20, "seed": experiment.evaluation.seed})
     fewer = Nodes(experiment.model_copy(update={"search": search}), trial=True).chained("base")
-    serial = execute([fewer], storage, Silence(), use_ray=False)["samples/base"]
+    serial = execute([fewer], storage, Silence(), use_ray=False)["chained/base"]
     images = np.load(parallel.folder / "images.npy")
     assert np.array_equal(np.load(serial.folder / "images.npy"), images[:20])
 

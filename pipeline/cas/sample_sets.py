@@ -1,0 +1,173 @@
+"""Samples of a whole cascade as a data set: one for every training image, in one form per stage. Trains nothing.
+
+Sample i has the label of training example i, so a set of as many samples as there are training images has their class
+histogram exactly. A chain is drawn once and every stage's image of it is stored, each in the form of its own size: so
+the score can be had at each stage's resolution. It is a data set like any other (`pipeline.data.manifest`), with an
+empty held-out split, and says of itself that it is samples, whose small images are no means of the large ones.
+
+A shard is a fixed range of sample indices and a plain function of the settings: any worker draws the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from pipeline.dag import Task
+from pipeline.data.datasets import open_examples
+from pipeline.data.manifest import Form, Manifest
+from pipeline.data.publishing import Request, Written, publish
+from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
+from pipeline.experiment import digest_of
+from pipeline.objects import open_objects
+from pipeline.parts import fan_out_of
+from pipeline.storage import sha256_of
+from stages.cascade import Cascade
+from stages.checkpoints import load_trained, read_description
+from stages.images import to_uint8
+from stages.specs import StageSamplingSpec, StageSpec
+
+RESIZE = "none, every form holds what a stage of the cascade drew at this size"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a cascade is drawn from; plain data that travels to whoever draws."""
+
+    stages: tuple[str, ...]  # results of the trained stages, base first
+    sampling: tuple[StageSamplingSpec, ...]
+    seed: int
+    block: int
+    precision: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class SampleContent:
+    """Samples ``start`` to ``stop`` of a drawing. ``labels`` are those of whole canonical blocks: they may reach
+    past ``stop``, so that the net sees the same last block wherever the set ends."""
+
+    drawing: Drawing
+    start: int
+    stop: int
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def squares(self, size: int) -> Iterator[Square | Undecodable]:
+        """Every sample at ``size`` px (the last stage's), and beside it what the stages below it drew."""
+        drawing = self.drawing
+        torch.set_num_threads(drawing.threads)
+        cascade = _cascade(drawing.stages, drawing.sampling, drawing.device)
+        for first in range(self.start, self.stop, drawing.block):
+            indices = torch.arange(first, first + drawing.block)
+            labels = torch.tensor(self.labels[first - self.start :][: drawing.block])
+            rungs = cascade.sample_block(
+                indices.to(drawing.device),
+                labels.to(drawing.device),
+                seed=drawing.seed,
+                precision=drawing.precision,
+            )
+            pixels = [to_uint8(rung.images).cpu().numpy() for rung in rungs]
+            for place in range(min(drawing.block, self.stop - first)):
+                images = {drawn.shape[1]: Image.fromarray(drawn[place]) for drawn in pixels}
+                yield Square(f"{first + place:08d}", images[size], int(labels[place]), False, images)
+
+
+@lru_cache(maxsize=1)
+def _cascade(stages: tuple[str, ...], sampling: tuple[StageSamplingSpec, ...], device: str) -> Cascade:
+    """The trained cascade on ``device``, loaded once per process: a result never changes."""
+    trained = [
+        load_trained(Path(stage), ema_length=settings.ema_length, device=device)
+        for stage, settings in zip(stages, sampling, strict=True)
+    ]
+    return Cascade(trained, sampling)
+
+
+def draw_sample_set(task: Task) -> dict[str, Any]:
+    """Graph node: samples of a cascade with the labels of the training images, as a data set in ``shards``.
+
+    Inputs: ``data``, and ``train <stage>`` for every stage. Settings: ``stages`` [{"name", "sampling"}, ...] base
+    first, ``images`` (None: one per training image), ``seed``, ``block``, ``precision`` and ``shard_blocks``. Shards
+    grow in the task's scratch folder: what a killed driver had published is there when the node is started again.
+    """
+    config = task.config
+    folders = {stage["name"]: task.inputs[f"train {stage['name']}"] for stage in config["stages"]}
+    training = open_examples(task.inputs["data"], "train", keep_bytes=0)
+    drawing = Drawing(
+        stages=tuple(map(str, folders.values())),
+        sampling=tuple(StageSamplingSpec.model_validate(stage["sampling"]) for stage in config["stages"]),
+        seed=config["seed"],
+        block=config["block"],
+        precision=config["precision"],
+        device="cuda" if task.context.get("gpus_per_sampling_worker", 0) > 0 else "cpu",
+        threads=task.context["threads"],
+    )
+    count = config["images"] or len(training)
+    request = _request(config, folders, count, training.manifest)
+    objects = open_objects(task.scratch / "shards")
+    jobs = list(_jobs(objects.address, request.forms, drawing, training.labels, count, config["shard_blocks"]))
+    fan_out = fan_out_of(task.context)
+    manifest = publish(
+        objects, request, lambda: Written(training.classes, write_shards(objects, jobs, 0, fan_out, task.progress))
+    )
+    _link(task.scratch / "shards", task.out / "shards")
+    return {
+        "images": manifest.splits["train"].examples,
+        "sizes": sorted(form.size for form in manifest.forms),
+        "digest": manifest.digest,
+    }
+
+
+def _request(config: Mapping[str, Any], stages: Mapping[str, Path], count: int, training: Manifest) -> Request:
+    """What the set is asked to be; its fingerprint covers the weights and the labels, and how they are drawn from."""
+    weights = {name: _hashes_of_weights(folder) for name, folder in stages.items()}
+    fingerprint = digest_of({"settings": dict(config), "weights": weights, "labels": training.digest})
+    sizes = sorted({_size_of(folder) for folder in stages.values()}, reverse=True)
+    forms = tuple(Form(size=size, encoding="png", quality=None) for size in sizes)
+    numbers = {key: config[key] for key in ("seed", "block", "precision", "shard_blocks")} | {"images": count}
+    return Request("samples", f"samples of {' > '.join(stages)}", fingerprint, forms, RESIZE, numbers)
+
+
+def _hashes_of_weights(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def _size_of(folder: Path) -> int:
+    return StageSpec.model_validate(read_description(folder)["stage"]).size
+
+
+def _jobs(
+    address: str,
+    forms: tuple[Form, ...],
+    drawing: Drawing,
+    real: npt.NDArray[np.int64],
+    count: int,
+    shard_blocks: int,
+) -> Iterator[ShardJob]:
+    """One job per shard of whole blocks; ``real`` are the labels of the training images, over and over if need be."""
+    step = shard_blocks * drawing.block
+    for number, start in enumerate(range(0, count, step)):
+        labels = real[np.arange(start, start + step) % len(real)]
+        content = SampleContent(drawing, start, min(start + step, count), tuple(labels.tolist()))
+        yield ShardJob(address, forms, "train", number, content, 0)
+
+
+def _link(shards: Path, out: Path) -> None:
+    """The finished set in the result, its bytes stored once: until the result is committed, scratch keeps them too."""
+    for path in chain(shards.glob("*/*"), shards.glob("*.json")):
+        target = out / path.relative_to(shards)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, target)

@@ -1,0 +1,68 @@
+"""Which scores may stand against each other, and how they come out: cascades by FID, chained beside oracle images.
+
+What forbids it is for the passports to say: see ``pipeline.scoring.passport``. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pipeline.scoring.passport import Passport, differences, rank
+
+# An oracle is given real images: that is what the gap is of. Its classes are those of the held-out images, which
+# samples of the real class histogram have, and samples of all classes in turn have where the classes are balanced.
+_GAP = ("source.kind", "labels")
+
+
+class Entrant(NamedTuple):
+    """A cascade as far as a ranking needs it."""
+
+    name: str
+    size: int
+    fid: float | None
+    passport: Passport | None
+
+
+class Standing(NamedTuple):
+    """Cascades of one ``size``: places by name (1 is the lowest FID), or none and a sentence that says why."""
+
+    size: int
+    places: dict[str, int]
+    refusal: str
+
+
+def standings(entrants: Iterable[Entrant]) -> list[Standing]:
+    """The standing of the cascades of each size that several have, in the order in which sizes appear."""
+    by_size: dict[int, list[Entrant]] = {}
+    for entrant in entrants:
+        by_size.setdefault(entrant.size, []).append(entrant)
+    return [_standing(size, rows) for size, rows in by_size.items() if len(rows) > 1]
+
+
+def _standing(size: int, rows: Sequence[Entrant]) -> Standing:
+    scored = [row for row in rows if row.fid is not None]
+    if without := [row.name for row in scored if row.passport is None]:
+        return Standing(size, {}, f"not ranked: {', '.join(without)} came without a passport")
+    ranking = rank({row.name: (row.passport, row.fid) for row in scored if row.passport is not None})
+    return Standing(size, {name: place for place, name in enumerate(ranking.order, start=1)}, ranking.refusal)
+
+
+def gap_refusal(chained: Passport | None, oracle: Passport | None) -> str:
+    """The fields for which the chained and the oracle FID of a stage give no gap; empty where they do."""
+    if chained is None or oracle is None:
+        return ""
+    found = differences(chained, oracle)
+    return ", ".join(one.field for one in found if one.matters and one.field not in _GAP)
+
+
+def within_error(one: tuple[float | None, float | None], other: tuple[float | None, float | None]) -> bool:
+    """Whether two (FID, standard error) differ by less than twice the error of their difference, if independent.
+
+    False where one of them is not known.
+    """
+    (a, error_a), (b, error_b) = one, other
+    if a is None or b is None or error_a is None or error_b is None:
+        return False
+    return abs(a - b) < 2 * math.hypot(error_a, error_b)

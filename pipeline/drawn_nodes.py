@@ -1,0 +1,146 @@
+"""The nodes that draw images and measure them, and those that measure real ones in the same way. No scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.dag import Node
+from pipeline.scorer_specs import ClassifierScorer, DinoScorer, InceptionScorer
+from pipeline.scoring.weights import WeightsFile, resolve_scorer_weights
+from pipeline.trained_nodes import FEATURE_SEED, TrainedNodes
+
+FEATURES_KEPT = 50_000  # of the reference, where there are so many: what KID, precision and recall look at
+
+
+@dataclass(frozen=True)
+class DrawnNodes(TrainedNodes):
+    """Images of ``experiment``; inside a ``trial`` they are other samples, drawn without tasks of their own."""
+
+    @property
+    def count(self) -> int:
+        """Generated images per stage."""
+        search = self.experiment.search
+        return search.samples if self.trial and search else self.experiment.evaluation.samples
+
+    @property
+    def held_out(self) -> int:
+        """Real images of the split "val" that are measured, and oracle samples."""
+        return self.count if self.trial else self.experiment.evaluation.held_out_images
+
+    @property
+    def _seed(self) -> int:
+        search = self.experiment.search
+        return search.seed if self.trial and search else self.experiment.evaluation.seed
+
+    @cached_property
+    def _measuring(self) -> tuple[dict[str, Any], dict[str, Node], dict[str, Any]]:
+        """Settings, inputs and context of everything that measures images."""
+        evaluation, store = self.experiment.evaluation, self.experiment.store
+        inputs, weights, scorers = {"data": self.data}, {}, []
+        for scorer in evaluation.scorers:
+            settings: dict[str, Any] = {"kind": scorer.name}
+            if isinstance(scorer, ClassifierScorer):
+                inputs["feature_classifier"] = self.classifier("features", FEATURE_SEED)
+            else:
+                found = _weights(scorer, store)
+                settings |= scorer.model_dump(mode="json", include={"model"}) | {"sha256": found.sha256}
+                weights[scorer.name] = str(found.path)
+            scorers.append(settings)
+        config = {"scorers": scorers, "block": evaluation.block}
+        return config, inputs, {**self._context, "weights": weights}
+
+    def real(self, split: str, size: int) -> Node:
+        """Real images of ``split`` as measured ("train": the reference; "val": held out, judged as samples are)."""
+        config, inputs, context = self._measuring
+        reference = self.experiment.evaluation.reference
+        count = reference if split == "train" else self.held_out
+        kept = count if split == "val" else min(count, FEATURES_KEPT)
+        if split == "val":
+            inputs = {**inputs, "judge": self.judge}
+        return self._node(
+            f"real/{split}/{size}",
+            "pipeline.judging:real_images",
+            {**config, "split": split, "size": size, "count": count, "kept": kept},
+            inputs=inputs,
+            context=context,
+            **self._room,
+        )
+
+    def _sampling(self, name: str, *, oracle: bool = False) -> dict[str, Any]:
+        """How a stage is sampled, the same settings for the same images."""
+        sampling = self.experiment.stages[name].sampling.model_dump(mode="json")
+        if sampling["level"] == 0 or oracle:
+            # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
+            sampling["augmentation"] = "non_truncated"
+        if sampling["guidance"] == 1.0:
+            sampling["guidance_interval"] = None  # nothing acts inside it
+        return sampling
+
+    def _drawing(self, name: str, *, oracle: bool) -> dict[str, Any]:
+        evaluation = self.experiment.evaluation
+        return {
+            "sampling": self._sampling(name, oracle=oracle),
+            "oracle": oracle,
+            "labels": "held_out" if oracle else evaluation.labels,
+            "count": self.held_out if oracle else self.count,
+            "seed": self._seed,
+            "precision": evaluation.precision,
+            "handed": not oracle and bool(self.experiment.above(name)),
+            "keep": [] if oracle else list(self.experiment.kept_levels(name, searched=self.trial)),
+        }
+
+    def chained(self, name: str) -> Node:
+        """Samples of the prefix of the cascade that ends with stage ``name``."""
+        return self._draw(name, oracle=False)
+
+    def oracle(self, name: str) -> Node:
+        """Samples of a super-resolution stage on real low-res images."""
+        return self._draw(name, oracle=True)
+
+    def _draw(self, name: str, *, oracle: bool) -> Node:
+        config, inputs, context = self._measuring
+        inputs = {**inputs, "judge": self.judge, "stage": self.train(name)}
+        if not oracle:
+            if self.experiment.evaluation.labels == "uniform":
+                del inputs["data"]  # nothing of it is read
+            if (below := self.experiment.below(name)) is not None:
+                inputs["below"] = self.chained(below)
+        return self._node(
+            f"{'oracle' if oracle else 'chained'}/{name}",
+            "pipeline.sampling:draw",
+            {**config, **self._drawing(name, oracle=oracle)},
+            inputs=inputs,
+            context=context,
+            **self._room,
+        )
+
+    @property
+    def _room(self) -> dict[str, float]:
+        """CPUs and GPUs of a node that draws or measures. None where it hands its work to tasks of its own, which
+        would wait for it for ever."""
+        alone = self._context["sampling_workers"] == 1
+        return {"cpus": 1.0, "gpus": self._context["gpus_per_sampling_worker"]} if alone else {"cpus": 0.0, "gpus": 0.0}
+
+    def sample_set(self, cascade: str) -> Node:
+        """Samples of a whole cascade as a data set, one for every training image, for the accuracy score."""
+        cas, evaluation = self.experiment.evaluation.cas, self.experiment.evaluation
+        assert cas is not None, "an experiment without a cas section draws no sample sets"
+        chain = self.experiment.chains[cascade]
+        config = {
+            "stages": [{"name": name, "sampling": self._sampling(name)} for name in chain],
+            "block": evaluation.block,
+            "precision": evaluation.precision,
+            **cas.model_dump(mode="json", include={"images", "seed", "shard_blocks"}),
+        }
+        inputs = {"data": self.data} | {f"train {name}": self.train(name) for name in chain}
+        function = "pipeline.cas.sample_sets:draw_sample_set"
+        return self._node(f"cas_samples/{cascade}", function, config, inputs=inputs, **self._room)
+
+
+@lru_cache(maxsize=8)
+def _weights(scorer: InceptionScorer | DinoScorer, store: Path) -> WeightsFile:
+    """The weights file of a scorer. A URL is fetched into the store, where all workers see it. UserError without it."""
+    return resolve_scorer_weights(scorer, store / "weights")

@@ -1,0 +1,181 @@
+"""A node's work in parts: ranges of image indices, computed anywhere, put together in index order.
+
+A part is a file of named arrays with one row per image, published whole or not at all. So a worker that is lost costs
+its part, which is computed again, and a driver that is killed finds finished parts when the node is started again.
+``Assembly`` lays the rows of all parts end to end, whatever their sizes: how images were grouped into parts, and
+parts into workers, leaves no trace in the result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dag import Task
+from pipeline.fan_out import FanOut, in_turn, on_ray
+from pipeline.scoring.statistics import BLOCK, FeatureStats
+
+Rows = dict[str, npt.NDArray[Any]]
+
+LARGEST_PART = 512  # images; what a lost worker costs
+PARTS_PER_WORKER = 4  # so that no worker waits long for the last one
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """What one part needs: plain data, for it may travel. Images ``start`` to ``stop`` (excluded) are asked for."""
+
+    function: str  # "pipeline.sampling:draw_part", a plain function PartJob -> Rows
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    context: Mapping[str, Any]
+    start: int
+    stop: int
+    file: str
+
+    def blocks(self) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+        """The canonical blocks of this part: (indices (block,), how many of them are asked for).
+
+        A part begins where a block does; only the last block of all reaches past ``stop``.
+        """
+        block = self.config["block"]
+        for first in range(self.start, self.stop, block):
+            yield np.arange(first, first + block), min(block, self.stop - first)
+
+
+def compute_part(job: PartJob) -> int:
+    """Compute one part unless its file is there; the number of its images."""
+    path = Path(job.file)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        module, name = job.function.split(":")
+        function: Callable[[PartJob], Rows] = getattr(importlib.import_module(module), name)
+        rows = function(job)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **rows)
+        temporary.replace(path)
+    return job.stop - job.start
+
+
+def parts_of(task: Task, function: str, count: int) -> Iterator[Rows]:
+    """The rows of ``count`` images as ``function`` computes them, part after part in index order.
+
+    On Ray where it runs and ``context["sampling_workers"]`` are several, else here.
+    """
+    inputs = {role: str(path) for role, path in task.inputs.items()}
+    step = _images_per_part(count, task.config["block"], task.context["sampling_workers"])
+    jobs = [
+        PartJob(function, dict(task.config), inputs, dict(task.context), start, min(start + step, count), "")
+        for start in range(0, count, step)
+    ]
+    jobs = [PartJob(**{**vars(job), "file": str(task.scratch / f"{job.start:09d}-{job.stop:09d}.npz")}) for job in jobs]
+    done = 0
+    with closing(fan_out_of(task.context)(compute_part, jobs)) as finished:
+        for job, images in zip(jobs, finished, strict=True):
+            yield _load(job)
+            done += images
+            task.progress(done, count)
+
+
+def _load(job: PartJob) -> Rows:
+    """The rows of a part; computed once more where another driver committed the node first and cleared it away."""
+    while True:
+        try:
+            with np.load(job.file, allow_pickle=False) as rows:
+                return dict(rows)
+        except FileNotFoundError:
+            compute_part(job)
+
+
+def _images_per_part(count: int, block: int, workers: int) -> int:
+    """Whole blocks; few enough for every worker to have several parts."""
+    share = -(-count // (workers * PARTS_PER_WORKER)) if workers > 1 else LARGEST_PART
+    return max(1, min(share, LARGEST_PART) // block) * block
+
+
+def fan_out_of(context: Mapping[str, Any]) -> FanOut:
+    """How a node hands out its work: Ray tasks of their own, or one after the other in this process."""
+    if context["sampling_workers"] > 1:
+        import ray
+
+        if ray.is_initialized():
+            gpus = context.get("gpus_per_sampling_worker", 0.0)
+            return on_ray(cpus=context["threads"], gpus=gpus, at_most=context["sampling_workers"])
+    return in_turn
+
+
+def device_of(context: Mapping[str, Any]) -> str:
+    """Where a sampling task computes: on the GPU that was set aside for it, else on the CPU."""
+    return "cuda" if context.get("gpus_per_sampling_worker", 0) > 0 else "cpu"
+
+
+class Assembly:
+    """Rows of consecutive parts as ``.npy`` files in ``folder``, and statistics of some of them.
+
+    All ``count`` rows are kept, or as many as ``kept`` says of an array by name (0: no file). Of the arrays named in
+    ``reduced`` the statistics of all rows are stored as ``stats-<name>.npz``, merged in index order from blocks of
+    ``BLOCK`` rows whatever the parts were.
+    """
+
+    def __init__(self, folder: Path, count: int, kept: Mapping[str, int], reduced: Collection[str]) -> None:
+        self.folder, self.count, self.kept, self.reduced = folder, count, kept, reduced
+        self._files: dict[str, npt.NDArray[Any]] = {}
+        self._waiting: dict[str, list[npt.NDArray[Any]]] = {}
+        self._stats: dict[str, FeatureStats] = {}
+        self._filled = 0
+
+    def add(self, rows: Rows) -> None:
+        """Take the rows of the next part."""
+        images = len(next(iter(rows.values())))
+        assert all(len(values) == images for values in rows.values()), "every array has a row for every image"
+        for name, values in rows.items():
+            self._keep(name, values, min(self.kept.get(name, self.count), self.count))
+            if name in self.reduced:
+                self._reduce(name, values)
+        self._filled += images
+
+    def _keep(self, name: str, values: npt.NDArray[Any], kept: int) -> None:
+        if self._filled >= kept:
+            return
+        if name not in self._files:
+            path, shape = self.folder / f"{name}.npy", (kept, *values.shape[1:])
+            self._files[name] = np.lib.format.open_memmap(path, "w+", dtype=values.dtype, shape=shape)
+        room = values[: kept - self._filled]
+        self._files[name][self._filled : self._filled + len(room)] = room
+
+    def _reduce(self, name: str, values: npt.NDArray[Any]) -> None:
+        waiting = np.concatenate([*self._waiting.get(name, []), values])
+        whole = len(waiting) - len(waiting) % BLOCK
+        for first in range(0, whole, BLOCK):
+            self._merge(name, waiting[first : first + BLOCK])
+        self._waiting[name] = [waiting[whole:]]
+
+    def _merge(self, name: str, values: npt.NDArray[Any]) -> None:
+        found = FeatureStats.from_features(values)
+        self._stats[name] = self._stats[name].merged(found) if name in self._stats else found
+
+    def finish(self) -> None:
+        """Write what is left. All rows must have been added."""
+        assert self._filled == self.count, f"{self._filled} of {self.count} rows were added"
+        for name, values in self._waiting.items():
+            if len(values[0]):
+                self._merge(name, values[0])
+        for name, stats in self._stats.items():
+            np.savez(self.folder / f"stats-{name}.npz", allow_pickle=False, **stats.arrays())
+        for file in self._files.values():
+            file.flush()  # type: ignore[attr-defined]
+
+
+def load_stats(folder: Path, name: str) -> FeatureStats:
+    """The statistics that ``Assembly`` stored of the array ``name``."""
+    with np.load(folder / f"stats-{name}.npz", allow_pickle=False) as arrays:
+        return FeatureStats.from_arrays(arrays)

@@ -1,0 +1,89 @@
+"""Averaged weights that a training run sets aside to be scored while it goes on: commits of their own in its log.
+
+They are in nobody's way: a run sets aside the average alone, keeps the newest few, waits for nobody, and resumes from
+its checkpoints as if they were not there. Who scores them finds them in the log, or finds that they are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commits import CommitLog
+
+if TYPE_CHECKING:
+    from stages.specs import StageSpec, TrainingSpec
+    from stages.training import TrainState
+
+KEPT = 2  # of those set aside; older ones are deleted, scored or not
+WATCHED = "watched"  # the step of such a commit, in its entry
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights to sample from (``stages.checkpoints.load_trained``) as the log names them; its files may be gone."""
+
+    step: int
+    folder: Path
+    created: float  # unix time
+
+    @property
+    def there(self) -> bool:
+        return (self.folder / "ema.safetensors").is_file()
+
+
+@dataclass(frozen=True)
+class WatchedWeights:
+    """The weights in the log of one run that are to be scored; ``every`` None: none are set aside."""
+
+    commits: CommitLog
+    every: int | None
+
+    def store(self, state: TrainState, stage: StageSpec, training: TrainingSpec, seed: int) -> bool:
+        """Set the average of ``state`` aside if its step is one of those; True if so. Raises OwnershipLost.
+
+        The last step is not: it has a checkpoint, which stays.
+        """
+        if self.every is None or state.step % self.every or state.step >= training.steps:
+            return False
+        from safetensors.torch import save_file
+
+        from stages.checkpoints import FORMAT
+
+        name, folder = self.commits.new_folder(f"{WATCHED}-{state.step:08d}")
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.ema.state_dict().items()}
+        save_file(tensors, folder / "ema.safetensors")
+        description = {
+            "format": FORMAT,
+            "stage": stage.model_dump(mode="json"),
+            "training": training.model_dump(mode="json"),
+            "seed": seed,
+            "step": state.step,
+        }
+        (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
+        # Of those kept under one name the newest stays, so as many stay as there are names.
+        place = state.step // self.every % KEPT
+        self.commits.commit(name, {WATCHED: state.step, "kept": f"{WATCHED} {place}"})
+        return True
+
+    def to_score(self, last: int) -> list[Weights]:
+        """All that were set aside until the step ``last``, and the checkpoint of that step; oldest first."""
+        return [found for found, aside in self._all(last) if aside or found.step == last]
+
+    def newest(self, last: int) -> Weights | None:
+        """Those of the highest step until ``last`` that are there, checkpoints among them."""
+        there = [found for found, _ in self._all(last) if found.there]
+        return max(there, key=lambda found: found.step, default=None)
+
+    def _all(self, last: int) -> list[tuple[Weights, bool]]:
+        """The newest of every step until ``last``, oldest first, and whether it was set aside."""
+        newest: dict[tuple[int, bool], Weights] = {}
+        for entry in self.commits.entries():
+            aside = WATCHED in entry.info
+            step = entry.info.get(WATCHED, entry.info.get("step"))
+            if step is not None and step <= last:
+                folder = self.commits.storage.path(f"{self.commits.prefix}/{entry.folder}")
+                newest[step, aside] = Weights(step, folder, entry.created)
+        return sorted(((found, aside) for (_, aside), found in newest.items()), key=lambda pair: pair[0].created)

@@ -1,0 +1,203 @@
+"""Samples of a cascade as a data set: whose labels, which forms, and the same bytes whoever draws them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cas.sample_sets import draw_sample_set
+from pipeline.dag import Progress, Task
+from pipeline.data.datasets import open_examples
+from pipeline.data.manifest import load_manifest
+from pipeline.data.verifying import verify
+from pipeline.errors import UserError
+from pipeline.storage import open_storage
+from stages.cascade import Cascade
+from stages.checkpoints import load_trained, save_checkpoint
+from stages.images import to_uint8
+from stages.specs import StageSamplingSpec, StageSpec, TrainingSpec
+from stages.stage import Stage
+from stages.training import TrainState
+
+NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
+STAGES: dict[str, dict[str, Any]] = {
+    "base": {"size": 4},
+    "middle": {"size": 8, "low_res_size": 4, "low_res_schedule": {}, "augmentation": {"noise": {"levels": [0.0, 0.3]}}},
+    "top": {"size": 16, "low_res_size": 8, "low_res_schedule": {}},
+}
+SAMPLING = {
+    "base": {"steps": 2},
+    "middle": {"steps": 2, "augmentation": "truncated", "level": 0.3},
+    "top": {"steps": 2},
+}
+BLOCK = 4
+
+MakeTask = Callable[..., Task]
+
+
+@pytest.fixture(scope="session")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Results of three stages that were never trained: what is drawn is noise, but always the same."""
+    root, training = tmp_path_factory.mktemp("cascade"), TrainingSpec(steps=1, batch_size=2)
+    folders = {}
+    for seed, (name, fields) in enumerate(STAGES.items()):
+        spec = StageSpec.model_validate({"name": name, "classes": 10, "net": NET, **fields})
+        state = TrainState.start(Stage.build(spec), training, seed, "cpu")
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in state.ema.parameters():  # a fresh net draws the same whatever its label
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+        folders[name] = root / name
+        save_checkpoint(folders[name], spec, training, seed, state)
+    return folders
+
+
+@pytest.fixture
+def make_task(cascade: dict[str, Path], real: Path, tmp_path: Path) -> MakeTask:
+    """A task that draws 26 samples in shards of 8; each in a store of its own."""
+
+    def make(store: str, context: dict[str, Any] | None = None, out: str = "out", **changes: Any) -> Task:
+        storage = open_storage(tmp_path / store)
+        (folder := storage.path(out)).mkdir(parents=True)
+        stages = [{"name": name, "sampling": sampling} for name, sampling in SAMPLING.items()]
+        config = {"images": 26, "seed": 3, "block": BLOCK, "precision": "f32", "shard_blocks": 2}
+        inputs = {"data": real, **{f"train {name}": path for name, path in cascade.items()}}
+        context = {"threads": 1, "sampling_workers": 1} | (context or {})
+        return Task(
+            "cas_samples/x",
+            {"stages": stages, **config, **changes},
+            inputs,
+            folder,
+            context,
+            storage,
+            Progress(),
+            storage.path("scratch/x"),
+        )
+
+    return make
+
+
+def files(task: Task) -> dict[str, bytes]:
+    """All files of a task's result, by name."""
+    return {str(path.relative_to(task.out)): path.read_bytes() for path in task.out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def drawn(make_task: MakeTask) -> Task:
+    """A task that was done at once, in this process."""
+    task = make_task("straight")
+    draw_sample_set(task)
+    return task
+
+
+def test_sample_i_has_the_label_of_training_image_i(make_task: MakeTask, real: Path) -> None:
+    task = make_task("all", images=None, stages=[{"name": "base", "sampling": {"steps": 1}}])
+    assert draw_sample_set(task)["images"] == 640
+    samples, originals = open_examples(task.out, "train"), open_examples(real, "train")
+    assert np.array_equal(samples.labels, originals.labels)
+    assert np.array_equal(samples.read(np.arange(640))[1], originals.labels)
+    assert samples.classes == originals.classes
+
+
+def test_more_samples_than_training_images_go_through_the_labels_again(make_task: MakeTask, real: Path) -> None:
+    task = make_task("more", images=650, stages=[{"name": "base", "sampling": {"steps": 1}}])
+    draw_sample_set(task)
+    samples = open_examples(task.out, "train")
+    assert np.array_equal(samples.labels[640:], samples.labels[:10])
+    pixels, _ = samples.read(np.arange(650))
+    assert not np.array_equal(pixels[640:], pixels[:10])  # samples of their own
+
+
+def test_every_form_holds_what_its_stage_drew(drawn: Task, cascade: dict[str, Path], real: Path) -> None:
+    stages = [load_trained(folder) for folder in cascade.values()]
+    chain = Cascade(stages, [StageSamplingSpec.model_validate(sampling) for sampling in SAMPLING.values()])
+    labels = torch.from_numpy(np.array(open_examples(real, "train").labels))
+    at = {size: open_examples(drawn.out, "train", size=size).read(np.arange(26))[0] for size in (4, 8, 16)}
+    for first in range(0, 26, BLOCK):
+        block = torch.arange(first, first + BLOCK)
+        for rung in chain.sample_block(block, labels[block], seed=3):
+            pixels = to_uint8(rung.images).numpy()
+            assert np.array_equal(at[pixels.shape[1]][first : first + BLOCK], pixels[: 26 - first])
+    means = at[16].reshape(26, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    assert np.abs(means - at[8]).mean() > 5  # not what a data set of real images would hold there
+
+
+def test_it_says_that_it_is_samples_and_is_whole(drawn: Task) -> None:
+    manifest = load_manifest(drawn.out / "shards")
+    assert (manifest.source.kind, manifest.source.name) == ("samples", "samples of base > middle > top")
+    assert "resize" not in manifest.resize
+    assert manifest.resize.startswith("none")
+    assert [form.name for form in manifest.forms] == ["16-png", "8-png", "4-png"]
+    assert (manifest.splits["train"].counts, manifest.splits["val"].counts) == ((8, 8, 8, 2), ())
+    found = verify(drawn.out / "shards")
+    assert (found.faults, found.shards) == ([], 12)
+
+
+def test_sizes_between_the_stages_cannot_be_had(drawn: Task) -> None:
+    """Box means of a larger stage's images are nobody's images, so they are never handed out as such."""
+    for size in (2, 1):
+        with pytest.raises(UserError, match=f"images of {size} px .* 16-png, 8-png, 4-png"):
+            open_examples(drawn.out, "train", size=size)
+
+
+def test_nothing_but_the_set_is_stored(drawn: Task) -> None:
+    numbers = range(4)
+    expected = {
+        f"shards/{size}-png/train-{n:05d}.{end}" for size in (4, 8, 16) for n in numbers for end in ("tar", "index")
+    }
+    assert set(files(drawn)) == {*expected, "shards/manifest.json"}
+
+
+def test_other_settings_are_another_set(make_task: MakeTask, drawn: Task) -> None:
+    other = make_task("other", seed=4)
+    draw_sample_set(other)
+    first, second = load_manifest(drawn.out / "shards"), load_manifest(other.out / "shards")
+    assert first.source.fingerprint != second.source.fingerprint
+    assert first.splits["train"].shards["16-png"].sha256 != second.splits["train"].shards["16-png"].sha256
+    with pytest.raises(UserError, match="already holds a data set with seed 3 instead of 4"):
+        draw_sample_set(replace(other, scratch=drawn.scratch))
+
+
+def test_a_killed_driver_loses_one_shard(make_task: MakeTask, drawn: Task, tmp_path: Path) -> None:
+    """Killed inside its third shard and started again: the first two are not drawn again, the bytes are the same."""
+    killed = make_task("killed", out="lost")
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, pickle, signal, sys\n"
+        "from stages.cascade import Cascade\n"
+        "from pipeline.cas.sample_sets import draw_sample_set\n"
+        "whole = Cascade.sample_block\n"
+        "def sample_block(self, indices, labels, **rest):\n"
+        "    if int(indices[0]) == 20:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return whole(self, indices, labels, **rest)\n"
+        "Cascade.sample_block = sample_block\n"
+        "draw_sample_set(pickle.load(open(sys.argv[1], 'rb')))\n"
+    )
+    (tmp_path / "task").write_bytes(pickle.dumps(killed))
+    assert subprocess.run([sys.executable, str(script), str(tmp_path / "task")]).returncode == -signal.SIGKILL
+    published = sorted((killed.scratch / "shards").glob("*/*.index"))
+    assert len(published) == 6
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in published}
+    again = make_task("killed", out="again")
+    draw_sample_set(again)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in published} == before
+    assert files(again) == files(drawn)
+    assert os.listdir(killed.out) == []
+
+
+@pytest.mark.ray
+def test_two_workers_draw_the_same_bytes(make_task: MakeTask, drawn: Task, ray_cluster: None) -> None:
+    task = make_task("ray", context={"sampling_workers": 2})
+    draw_sample_set(task)
+    assert files(task) == files(drawn)
