@@ -74,7 +74,7 @@ def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> N
             if kind in scores:
                 trained = scores.get({"chained": "cas", "real": "cas_real"}.get(kind, ""), {})
                 row = _score_row(scores[kind], notes) | {"CAS": trained.get("cas_top1")}
-                rows[f"{stage} {kind}"] = row | ({"gap": scores.get("gap")} if kind == "chained" else {})
+                rows[f"{stage} {kind}"] = row | ({"gap": _gap(scores)} if kind == "chained" else {})
     _table(console, "images", rows)
     for number, sentence in enumerate(notes.sentences, start=1):
         console.print(f"[{number}] {sentence}", markup=False, highlight=False, soft_wrap=True)
@@ -87,6 +87,10 @@ def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> N
         _table(console, "restoration", restored)
     if bounds := {stage: scores["bound"] for stage, scores in stages.items() if "bound" in scores}:
         _table(console, "bound", bounds)
+
+
+def _gap(scores: Mapping[str, Any]) -> str | None:
+    return _estimate(scores, "gap") if scores.get("gap") is not None else None
 
 
 def print_cascades(console: Console, cascades: Mapping[str, Mapping[str, Any]]) -> None:

@@ -38,7 +38,6 @@ _SCORES = {
     "precision": "precision",
     "recall": "recall",
 }
-_SPREADS = ("kid", "inception_score")  # their error is the spread over subsets, not a standard error
 T = TypeVar("T")
 
 
@@ -203,7 +202,7 @@ def _tell(console: Console, figures: Mapping[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     for name, title in _SCORES.items():
         if figures[name] is not None:
-            table.add_row(title, f"{figures[name]:.5g}", _error(name, figures.get(f"{name}_error")))
+            table.add_row(title, f"{figures[name]:.5g}", _error(name, figures))
     console.print(table)
     if figures["fid_curve"]:
         points = ", ".join(f"{value:.4g} of {count:,}" for count, value in sorted(figures["fid_curve"]))
@@ -221,10 +220,12 @@ def _tell(console: Console, figures: Mapping[str, Any]) -> None:
     console.print(passport)
 
 
-def _error(name: str, error: float | None) -> str:
-    if error is None:
-        return ""
-    return f"± {error:.2g}{' (spread of its subsets)' if name in _SPREADS else ''}"
+def _error(name: str, figures: Mapping[str, Any]) -> str:
+    """The standard error of a score, or the spread over its subsets, which is none."""
+    error, spread = figures.get(f"{name}_error"), figures.get(f"{name}_std")
+    if error is not None:
+        return f"± {error:.2g}"
+    return "" if spread is None else f"spread {spread:.2g} over subsets"
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,7 +1,7 @@
-"""``python -m pipeline.benchmark data`` or ``features``: what the parts around the net cost, as ratios of one run.
+"""``python -m pipeline.benchmark data``, ``features`` or ``resizing``: what the parts around the net cost and do.
 
-The net and its steps are measured by `stages`; here are the parts that feed and judge it. The part that judges is in
-``pipeline.feature_benchmark``.
+The net and its steps are measured by `stages`; here are the parts that feed and judge it. Those that judge are in
+``pipeline.feature_benchmark`` and ``pipeline.resize_benchmark``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pipeline.data.ordering import ExampleOrder
 from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
 from pipeline.feature_benchmark import add_feature_options, measure_features
+from pipeline.resize_benchmark import add_resize_options, measure_resizing
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (
@@ -55,11 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data.add_argument("--gpu-rate", type=float, default=600.0, help="images a GPU trains on per second, to plan with")
     features = parts.add_parser("features", help="features of images, for scores")
     add_feature_options(features)
-    for part in (data, features):
+    resizing = parts.add_parser("resizing", help="what a score owes to the resize filter")
+    add_resize_options(resizing)
+    for part in (data, features, resizing):
         part.add_argument("--json", type=Path, help="write the figures here too")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    figures = measure_data(chosen) if chosen.part == "data" else measure_features(chosen)
+    measure = {"data": measure_data, "features": measure_features, "resizing": measure_resizing}[chosen.part]
+    figures = measure(chosen)
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -57,12 +57,14 @@ def gap_refusal(chained: Passport | None, oracle: Passport | None) -> str:
     return ", ".join(one.field for one in found if one.matters and one.field not in _GAP)
 
 
-def within_error(one: tuple[float | None, float | None], other: tuple[float | None, float | None]) -> bool:
-    """Whether two (FID, standard error) differ by less than twice the error of their difference, if independent.
+def within_error(
+    one: tuple[float | None, float | None], other: tuple[float | None, float | None], paired: float | None = None
+) -> bool:
+    """Whether two (FID, standard error) differ by less than twice the error of their difference.
 
-    False where one of them is not known.
+    That is ``paired`` where it is known, else as if they were independent. False where one of them is not known.
     """
     (a, error_a), (b, error_b) = one, other
     if a is None or b is None or error_a is None or error_b is None:
         return False
-    return abs(a - b) < 2 * math.hypot(error_a, error_b)
+    return abs(a - b) < 2 * (math.hypot(error_a, error_b) if paired is None else paired)

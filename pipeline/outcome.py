@@ -12,6 +12,7 @@ from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.revision import git_revision as git_revision  # where others have always found it
+from pipeline.scoring.family import paired_error
 from pipeline.scoring.passport import Passport
 from pipeline.storage import LocalStorage
 
@@ -95,7 +96,8 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
         if (ceiling := outcome.cas_real(name)) is not None:
             others["cas_real"] = dict(ceiling.summary)
         level = outcome.experiment.stages[name].sampling.level
-        stages[name] = {**scores, "gap": gap_of(scores), "level": level, **others}
+        gap = {"gap": gap_of(scores), "gap_error": gap_error_of(scores)}
+        stages[name] = {**scores, **gap, "level": level, **others}
     judges = {
         role: dict(outcome.results[f"classifier/{role}"].summary)
         for role in ("features", "judge")
@@ -115,6 +117,11 @@ def gap_of(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
     if chained["fid"] is None or oracle["fid"] is None or gap_refusal(_passport(chained), _passport(oracle)):
         return None
     return float(chained["fid"] - oracle["fid"])
+
+
+def gap_error_of(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Standard error of the gap, paired: chained and oracle images share indices and noise. None without a gap."""
+    return None if gap_of(scores) is None else paired_error(scores["chained"], scores["oracle"])
 
 
 def _passport(scores: Mapping[str, Any]) -> Passport:

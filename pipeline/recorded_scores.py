@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.outcome import Outcome, cascades_of, gap_of
+from pipeline.outcome import Outcome, cascades_of, gap_error_of, gap_of
 from pipeline.scoring.passport import Passport
 
 KINDS = ("chained", "oracle", "real")
@@ -29,6 +29,8 @@ def metrics_of(outcome: Outcome, name: str) -> dict[str, float]:
             found |= prefixed(f"{kind}_{scorer}", further)
     if (gap := gap_of(summaries)) is not None:
         found["gap_fid"] = gap
+        if (error := gap_error_of(summaries)) is not None:
+            found["gap_fid_error"] = error
     for kind in BESIDE:
         if (result := outcome.results.get(f"{kind}/{name}")) is not None:
             found |= prefixed(kind, result.summary)

@@ -20,6 +20,7 @@ from pipeline.report_scores import (
     Score,
     Scores,
 )
+from pipeline.scoring.family import paired_error
 
 Kind = Literal["truncated", "non_truncated"]
 KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-truncated"}
@@ -76,6 +77,13 @@ class StageSection(Part):
         if self.oracle is None or self.oracle.fid is None or self.chained.fid is None or self.gap_refusal:
             return None
         return self.chained.fid - self.oracle.fid
+
+    @property
+    def gap_error(self) -> float | None:
+        """Standard error of the gap, from blocks of the same indices."""
+        if self.gap is None or self.oracle is None:
+            return None
+        return paired_error(self.chained.model_dump(), self.oracle.model_dump())
 
     @property
     def gap_refusal(self) -> str:

@@ -31,7 +31,8 @@ class Part(BaseModel):
 class FeatureScores(Part):
     """Scores in the features of one net. Precision and recall are shares in [0, 1], FID >= 0, KID unbiased (so it may
     fall below 0). ``fid_curve`` has (samples, FID); ``fid_infinity`` is where that leads, ``fid_val`` the FID against
-    held-out images. Errors are standard errors, of KID and the Inception score the spread over subsets and splits.
+    held-out images, ``fid_without`` that without each block of samples, for the error of differences. ``_error`` is a
+    standard error; ``_std`` of KID and the Inception score the spread over subsets and splits, which is none.
     """
 
     fid: Score = None
@@ -41,7 +42,8 @@ class FeatureScores(Part):
     fid_curve: list[tuple[int, float]] = []
     fid_val: Score = None
     kid: Score = None
-    kid_error: Score = None
+    fid_without: list[float] = []
+    kid_std: Score = None
     precision: Score = None
     recall: Score = None
     flags: list[str] = []
@@ -55,7 +57,7 @@ class Scores(FeatureScores):
 
     samples: int | None = None
     inception_score: Score = None
-    inception_score_error: Score = None
+    inception_score_std: Score = None
     sfid: Score = None
     accuracy: Score = None
     accuracy_top5: Score = None

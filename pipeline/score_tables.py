@@ -53,6 +53,10 @@ def _with_error(figure: str) -> Callable[[Any], str]:
     return lambda row: estimate(getattr(row, figure), getattr(row, f"{figure}_error"))
 
 
+def _with_spread(figure: str) -> Callable[[Any], str]:
+    return lambda row: estimate(getattr(row, figure), getattr(row, f"{figure}_std"))
+
+
 def _plain(figure: str) -> Callable[[Any], str]:
     return lambda row: number(getattr(row, figure))
 
@@ -67,8 +71,8 @@ def _columns(extractor: str) -> list[Column]:
         Column(distance, "fid", _with_error("fid")),
         Column(f"{distance}∞", "fid_infinity", _with_error("fid_infinity")),
         Column(f"{distance} to held-out", "fid_val", _plain("fid_val")),
-        Column("KID", "kid", _with_error("kid")),
-        Column("Inception score", "inception_score", _with_error("inception_score")),
+        Column("KID", "kid", _with_spread("kid")),
+        Column("Inception score", "inception_score", _with_spread("inception_score")),
         Column("sFID", "sfid", _plain("sfid")),
         Column("precision", "precision", _share("precision")),
         Column("recall", "recall", _share("recall")),

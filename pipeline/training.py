@@ -10,11 +10,10 @@ from the newest commit. Averages stored on the way are commits beside the checkp
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,8 @@ from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
 from pipeline.snapshots import Snapshots
 from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.train_workers import run_workers
 from stages.specs import TrainingSpec
-
-log = logging.getLogger(__name__)
-
-FAILURES = 3  # of workers, that Ray answers by itself
-# How long elastic workers wait for their places (seconds). Only places that Ray believes to be there are asked for, so
-# a long wait is for a node that is gone. Ray takes up to half a minute to find that out; its own limit of a minute
-# would come on top of it.
-START_SECONDS = 10.0
 
 
 def train_stage(task: Task) -> dict[str, Any]:
@@ -78,77 +70,9 @@ def train_stage(task: Task) -> dict[str, Any]:
 
 
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
-    """Run ``train_loop`` under Ray Train. Raises what Ray raises when its retries are used up, and the UserError of a
-    worker at once: of a shard that was altered, say.
-
-    Elastic workers are on nodes that come and go, more often than any number of retries foresees: they are given up
-    only when an attempt came no further than the one before.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
-    from pipeline.refusals import EndOnRefusal, refusal_behind
-
-    elastic = not isinstance(context["workers"], int)
-    if elastic:
-        # Ray hands it on from here to the process that starts the workers; there is no argument for it.
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-
-    callbacks: list[Any] = [EndOnRefusal()]  # Ray's hints name the class of its first version
-
-    def attempt() -> None:
-        trainer = TorchTrainer(
-            train_loop,
-            train_loop_config=dict(vars(settings)),
-            scaling_config=ScalingConfig(**scaling_of(context, settings.checkpoint_seconds)),
-            run_config=RunConfig(
-                name=f"{settings.run.removeprefix('runs/')}-{len(commits.entries())}",
-                storage_path=str(Path(settings.storage) / "ray-train"),
-                failure_config=FailureConfig(max_failures=FAILURES),
-                callbacks=callbacks,
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            if (refusal := refusal_behind(error)) is not None:
-                raise refusal from error
-            raise
-
-    def reached() -> int:
-        return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
-
-    if elastic:
-        while_it_advances(attempt, reached, TrainingFailedError)
-    else:
-        attempt()
-
-
-def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:
-    """Call ``attempt`` until it ends well. Raises its ``failure`` where ``reached()`` is no further than before it."""
-    while True:
-        before = reached()
-        try:
-            return attempt()
-        except failure as error:
-            if reached() <= before:
-                raise
-            log.warning("training goes on from step %d after a failure: %s", reached(), error)
-
-
-def scaling_of(context: Mapping[str, Any], checkpoint_seconds: float) -> dict[str, Any]:
-    """Arguments of Ray's ScalingConfig; ``context["workers"]`` is a number, or a mapping of min and max.
-
-    A change of the number of workers loses what was done since the last commit, so it is considered only after twice
-    the time between commits: each group commits at least once, however often nodes come and go.
-    """
-    workers, gpus = context["workers"], context.get("gpus_per_worker", 0)
-    return {
-        "num_workers": workers if isinstance(workers, int) else (workers["min"], workers["max"]),
-        "elastic_resize_monitor_interval_s": 2 * checkpoint_seconds,
-        "use_gpu": bool(gpus),
-        "resources_per_worker": {"CPU": context["cpus_per_worker"]} | ({"GPU": gpus} if gpus else {}),
-    }
+    """Run ``train_loop`` under Ray Train; raises as ``run_workers`` does."""
+    name, folder = settings.run.removeprefix("runs/"), Path(settings.storage) / "ray-train"
+    run_workers(train_loop, vars(settings), context=context, commits=commits, name=name, folder=folder)
 
 
 def train_loop(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pipeline.comparing import within_error
 from pipeline.report_parts import KIND_NAMES, CascadeRow, Report, SearchPoint, SearchSection, StageSection
+from pipeline.scoring.family import paired_error
 
 
 def number(value: float | None) -> str:
@@ -135,7 +136,8 @@ def _rivals(report: Report) -> Iterator[str]:
             best, *others = (rows[name] for name in standing.places)
             told = " and ".join(f"{row.name} with {_price(row)}" for row in others)
             close = " The first two differ by less than twice the error of their difference."
-            near = within_error(_fid(best), _fid(others[0]))
+            paired = paired_error(best.chained.model_dump(), others[0].chained.model_dump())
+            near = within_error(_fid(best), _fid(others[0]), paired)
             yield (
                 f"Of {len(standing.places)} cascades that make {size} px, {best.name} ({stages_in_words(best)}) has "
                 f"the lowest FID: {_price(best)}, against {told}.{close if near else ''}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.spec import CasSpec
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
-from pipeline.training import FAILURES, START_SECONDS, scaling_of, while_it_advances
+from pipeline.train_workers import run_workers
 
 
 def train_cas(task: Task) -> dict[str, Any]:
@@ -31,7 +30,9 @@ def train_cas(task: Task) -> dict[str, Any]:
     commits = CommitLog(task.storage, run, owner="reader", clock=time.time)
     found = commits.latest_whole(_is_final)
     if found is None:
-        _fit(_settings(task, run), task, commits)
+        settings = vars(_settings(task, run))
+        name, ray_folder = task.scratch.name, task.scratch / "ray-train"
+        run_workers(cas_loop, settings, context=task.context, commits=commits, name=name, folder=ray_folder)
         found = commits.latest_whole(_is_final)
         assert found is not None, f"{run}: training ended without a final commit"
     entry, folder = found
@@ -70,47 +71,6 @@ def _settings(task: Task, run: str) -> CasSettings:
         checkpoint_seconds=context["checkpoint_seconds"],
         progress=None if task.progress.path is None else str(task.progress.path),
     )
-
-
-def _fit(settings: CasSettings, task: Task, commits: CommitLog) -> None:
-    """Run ``cas_loop`` under Ray Train, as `pipeline.training.fit` runs that of a stage; it raises the same."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
-    from pipeline.refusals import EndOnRefusal, refusal_behind
-
-    context: Mapping[str, Any] = task.context
-    elastic = not isinstance(context["workers"], int)
-    if elastic:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-    callbacks: list[Any] = [EndOnRefusal()]  # Ray's hints name the class of its first version
-
-    def attempt() -> None:
-        trainer = TorchTrainer(
-            cas_loop,
-            train_loop_config=dict(vars(settings)),
-            scaling_config=ScalingConfig(**scaling_of(context, settings.checkpoint_seconds)),
-            run_config=RunConfig(
-                name=f"{task.scratch.name}-{len(commits.entries())}",
-                storage_path=str(task.scratch / "ray-train"),
-                failure_config=FailureConfig(max_failures=FAILURES),
-                callbacks=callbacks,
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            if (refusal := refusal_behind(error)) is not None:
-                raise refusal from error
-            raise
-
-    def reached() -> int:
-        return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
-
-    if elastic:
-        while_it_advances(attempt, reached, TrainingFailedError)
-    else:
-        attempt()
 
 
 def cas_loop(config: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pipeline.foreign.measuring import Recipe, Taken, take_features
 from pipeline.foreign.npz_images import IMAGES, members_of
 from pipeline.foreign.references import Statistics, cached_reference, key_of, read_statistics
 from pipeline.foreign.scorers import recipe_of
-from pipeline.outcome import git_revision
+from pipeline.revision import git_revision
 from pipeline.scoring.family import Measured, ReferenceMeasured, scores_of
 from pipeline.scoring.passport import ExtractorMark, Labels, Passport, ReferenceMark, SourceMark
 from pipeline.scoring.statistics import stats_of

@@ -6,7 +6,7 @@ computed honestly is None, and a sentence in ``flags`` says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scoring.error_bars import BLOCKS, SampleBlocks, fid_infinity, sample_size
+from pipeline.scoring.error_bars import BLOCKS, Jackknife, SampleBlocks, fid_infinity, sample_size
 from pipeline.scoring.frechet import Reference
 from pipeline.scoring.inception_score import inception_score
 from pipeline.scoring.kernel_distance import kernel_distance
@@ -61,9 +61,10 @@ class ReferenceMeasured:
 def scores_of(sample: Measured, reference: ReferenceMeasured, *, neighbours: int = 3) -> dict[str, Any]:
     """Every score that these features allow; plain JSON, None where there is none.
 
-    ``fid``, ``fid_infinity`` (with standard errors), ``fid_curve`` [[samples, FID], ...]; ``kid`` and
-    ``inception_score`` (their ``_error`` is the spread over subsets and splits, as torch-fidelity reports it);
-    ``sfid``, ``precision`` and ``recall`` in [0, 1]; ``flags``, a sentence for each thing to know.
+    ``fid``, ``fid_infinity`` (``_error``: their standard errors), ``fid_curve`` [[samples, FID], ...]; ``fid_without``,
+    the FID without each block, from which `paired_error` takes that of a difference; ``kid`` and ``inception_score``
+    (``_std``: the spread over subsets and splits, as torch-fidelity reports it, and no standard error); ``sfid``,
+    ``precision`` and ``recall`` in [0, 1]; ``flags``, a sentence for each thing to know.
     Precision and recall are against as many reference images as there are samples, the first ones, or all where there
     are fewer: they grow with the set that they are judged by. KID, which does not, is against all of M.
     """
@@ -87,14 +88,14 @@ def _flags(count: int, dimension: int, reference: ReferenceMeasured) -> Iterator
 def _frechet(sample: Measured, reference: ReferenceMeasured) -> dict[str, Any]:
     count, dimension = sample.features.shape
     found: dict[str, Any] = dict.fromkeys(("fid", "fid_error", "fid_infinity", "fid_infinity_error"))
-    found["fid_curve"] = []
+    found |= {"fid_without": [], "fid_curve": []}
     if _refused(count, dimension, reference.images):
         return found
     found["fid"] = reference.gaussian.distance(sample.stats)
     if count < 2 * BLOCKS:
         return found
     blocks = SampleBlocks(sample.features, reference.gaussian)
-    found["fid_error"] = blocks.fid.estimate.error
+    found |= {"fid_error": blocks.fid.estimate.error, "fid_without": blocks.fid.without.tolist()}
     curve = blocks.curve()
     if curve is not None:
         limit = fid_infinity(curve)
@@ -119,12 +120,12 @@ def _refused(count: int, dimension: int, images: int | None) -> bool:
 
 def _near(sample: Measured, reference: ReferenceMeasured, neighbours: int) -> dict[str, float | None]:
     """What is measured between single images."""
-    found: dict[str, float | None] = dict.fromkeys(("kid", "kid_error", "precision", "recall"))
+    found: dict[str, float | None] = dict.fromkeys(("kid", "kid_std", "precision", "recall"))
     if reference.features is None:
         return found
     subset = min(SUBSET, len(sample.features), len(reference.features))
     if subset >= 2:
-        found["kid"], found["kid_error"] = kernel_distance(sample.features, reference.features, subset_size=subset)
+        found["kid"], found["kid_std"] = kernel_distance(sample.features, reference.features, subset_size=subset)
     real = reference.features[: reference.near(len(sample.features))]
     if min(len(sample.features), len(real)) > neighbours:
         found["precision"], found["recall"] = precision_recall(sample.features, real, neighbours=neighbours)
@@ -133,6 +134,18 @@ def _near(sample: Measured, reference: ReferenceMeasured, neighbours: int) -> di
 
 def _certainty(sample: Measured) -> dict[str, float | None]:
     if sample.logits is None or len(sample.logits) < SPLITS:
-        return {"inception_score": None, "inception_score_error": None}
+        return {"inception_score": None, "inception_score_std": None}
     score = inception_score(sample.logits, splits=SPLITS)
-    return {"inception_score": score.mean, "inception_score_error": score.std}
+    return {"inception_score": score.mean, "inception_score_std": score.std}
+
+
+def paired_error(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:
+    """Standard error of the difference of two FIDs, from two results of `scores_of` on the same sample indices.
+
+    What both sets owe to the same seeds and labels cancels. None where a set had too few samples for blocks, or the
+    counts differ.
+    """
+    if a["samples"] != b["samples"] or not a["fid_without"] or not b["fid_without"]:
+        return None
+    first, second = (Jackknife(side["fid"], np.array(side["fid_without"])) for side in (a, b))
+    return first.minus(second).error

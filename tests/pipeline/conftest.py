@@ -89,7 +89,7 @@ def _passport(kind: SourceKind, size: int, extractor: str = "classifier") -> Pas
 
 def _scores(kind: SourceKind, size: int, fid: float, accuracy: float, precision: float, recall: float) -> Scores:
     dino = FeatureScores(
-        fid=None, kid=fid / 90, kid_error=0.004, precision=0.9 * precision, recall=0.8 * recall, flags=[REFUSED],
+        fid=None, kid=fid / 90, kid_std=0.004, precision=0.9 * precision, recall=0.8 * recall, flags=[REFUSED],
         passport=_passport(kind, size, "dinov2"),
     )  # fmt: skip
     return Scores(
@@ -101,9 +101,9 @@ def _scores(kind: SourceKind, size: int, fid: float, accuracy: float, precision:
         fid_curve=[(n, fid * (0.8 + 0.2 * SAMPLES / n)) for n in (256, 384, 512, 768, 1024)],
         fid_val=None if kind == "real" else 1.04 * fid,
         kid=fid / 400,
-        kid_error=0.0007,
+        kid_std=0.0007,
         inception_score=1 + 8 * accuracy,
-        inception_score_error=0.09,
+        inception_score_std=0.09,
         accuracy=accuracy,
         accuracy_top5=min(1.0, accuracy + 0.08),
         precision=precision,

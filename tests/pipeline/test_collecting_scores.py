@@ -65,13 +65,14 @@ def scores(kind: str, fid: float | None, **changes: Any) -> dict[str, Any]:
         "fid_error": 0.5,
         "fid_infinity": 1.5,
         "fid_infinity_error": 0.75,
+        "fid_without": [] if fid is None else [1.1 * fid, 0.9 * fid],
         "fid_curve": [[20, 9.0], [40, 6.0]],
         "fid_val": None,
         "kid": 0.0125,
-        "kid_error": 0.001,
+        "kid_std": 0.001,
         "sfid": None,
         "inception_score": None,
-        "inception_score_error": None,
+        "inception_score_std": None,
         "precision": 0.5,
         "recall": 0.25,
         "accuracy": 0.875,
@@ -161,6 +162,7 @@ def test_a_stage_has_what_its_nodes_found(collected: Report) -> None:
     assert stage.chained.also["dinov2"].kid == 0.5
     assert stage.chained.fid_curve == [(20, 9.0), (40, 6.0)]
     assert stage.gap == 2.0
+    assert stage.gap_error == pytest.approx(0.2)  # blocks of the same indices: 6.6 - 4.4 and 5.4 - 3.6
     assert stage.chain is not None
     assert stage.chain.colour_shift == pytest.approx([63.75] * 3)
     assert (stage.cas and stage.cas.cas_top1, stage.cas_real and stage.cas_real.cas_top1) == (0.625, 0.75)
@@ -192,6 +194,7 @@ def test_what_was_not_done_is_absent_and_the_page_stands(collected: Report) -> N
 def test_the_figures_of_a_command_are_whole_and_json(outcome: Outcome) -> None:
     figures = json.loads(json.dumps(figures_of(outcome)))
     assert figures["stages"]["sr"]["gap"] == 2.0
+    assert figures["stages"]["sr"]["gap_error"] == pytest.approx(0.2)
     assert figures["stages"]["single"]["gap"] is None
     assert figures["stages"]["sr"]["cas_real"]["cas_top1"] == 0.75
     assert {"chain", "memorisation", "cas"} <= set(figures["stages"]["sr"])
@@ -211,6 +214,7 @@ def test_metrics_are_flat_and_what_was_refused_is_left_out(outcome: Outcome) -> 
         "real_accuracy": 0.875,
         "chained_accuracy_top5": 1.0,
         "gap_fid": 2.0,
+        "gap_fid_error": pytest.approx(0.2),
         "chained_cas_top1": 0.625,
         "real_cas_top1": 0.75,
         "chained_dinov2_kid": 0.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,14 @@ def test_only_a_refusal_is_found_behind_a_failure() -> None:
 
     from pipeline.refusals import refusal_behind
 
-    sent: Any = pickle.loads(pickle.dumps(ControllerError(UserError("a sentence"))))  # as Ray hands it on
-    found = refusal_behind(sent)
+    def seen(failure: Any) -> UserError | None:
+        return refusal_behind(pickle.loads(pickle.dumps(failure)))  # as Ray hands it on
+
+    found = seen(ControllerError(UserError("a sentence")))
     assert isinstance(found, UserError)
     assert str(found) == "a sentence"
-    assert refusal_behind(ControllerError(ValueError("another"))) is None
-    assert refusal_behind(WorkerGroupError("crashes", {0: RuntimeError("a crash")})) is None
-
-
-def shards_of(folder: Path) -> list[Path]:
-    return sorted((folder / "set").glob("*/train-*.tar"))
+    assert seen(ControllerError(ValueError("another"))) is None
+    assert seen(WorkerGroupError("crashes", {0: RuntimeError("a crash")})) is None
 
 
 def starts_of(experiment: Experiment) -> int:
@@ -74,14 +73,14 @@ def starts_of(experiment: Experiment) -> int:
 def test_a_damaged_shard_ends_all_workers_at_once_and_the_mended_set_trains(tmp_path: Path, ray_cluster: None) -> None:
     """One of two workers meets the damage, on the way: the other waits for its gradients and must end as well."""
     ingest_drawn(tmp_path / "set", seed=0, forms=make_forms([(8, "raw")]), train=64, val=8, shard_size=64)
-    (shard,) = shards_of(tmp_path)
+    (shard,) = (tmp_path / "set").glob("*/train-*.tar")
     whole = shard.read_bytes()
-    middle = len(whole) // 2
-    shard.write_bytes(
-        whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 1024]) + whole[middle + 1024 :]
-    )
+    with tarfile.open(shard) as tar:
+        last = tar.getmember("00000032.npy")
+        byte = last.offset_data + last.size - 1
+    shard.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :])
     experiment = load(tmp_path, "resources.workers=2")
-    with pytest.raises(UserError, match=r"example \d+ .* was altered"):
+    with pytest.raises(UserError, match=r"example 32 .* was altered"):
         workflow.run(experiment, "train", events=Silence())
     assert starts_of(experiment) == 1
     # Nothing of the refusal stays: the same run goes on once the shard is whole.
@@ -95,7 +94,7 @@ def test_a_damaged_shard_ends_all_workers_at_once_and_the_mended_set_trains(tmp_
 @pytest.mark.slow
 def test_what_is_no_refusal_is_retried(tmp_path: Path, ray_cluster: None) -> None:
     from pipeline.dag import NodeFailed
-    from pipeline.training import FAILURES
+    from pipeline.train_workers import FAILURES
 
     ingest_drawn(tmp_path / "set", seed=0, forms=make_forms([(8, "raw")]), train=64, val=8, shard_size=64)
     experiment = load(tmp_path, "stages.base.training.learning_rate=1e30", "stages.base.training.warmup=0")

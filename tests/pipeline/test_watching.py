@@ -185,7 +185,8 @@ def test_classifiers_wait_for_no_cpu_and_are_the_ones_that_the_evaluation_uses(t
 
 
 def final_weights(experiment: Experiment) -> dict[str, torch.Tensor]:
-    storage, found = open_storage(experiment.store), {}
+    storage = open_storage(experiment.store)
+    found: dict[str, torch.Tensor] = {}
     for name in experiment.names:
         result = stored(Nodes(experiment).train(name), storage)
         assert result is not None

@@ -11,7 +11,7 @@ from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.planning import Machine, reckon
-from pipeline.training import scaling_of, while_it_advances
+from pipeline.train_workers import scaling_of, while_it_advances
 
 TEXT = """\
 name: tiny
@@ -99,13 +99,13 @@ def test_the_number_of_workers_is_no_part_of_a_result(tmp_path: Path) -> None:
 
 def test_what_ray_is_asked_for(tmp_path: Path) -> None:
     node = Nodes(load(tmp_path, "resources.workers={min: 1, max: 4}", "resources.gpus_per_worker=1")).train("base")
-    assert scaling_of(node.context, checkpoint_seconds=60.0) == {
+    assert scaling_of(node.context) == {
         "num_workers": (1, 4),
         "elastic_resize_monitor_interval_s": 120.0,
         "use_gpu": True,
         "resources_per_worker": {"CPU": 1.0, "GPU": 1.0},
     }
-    fixed = scaling_of({"workers": 3, "cpus_per_worker": 2.0}, checkpoint_seconds=1.0)
+    fixed = scaling_of({"workers": 3, "cpus_per_worker": 2.0, "checkpoint_seconds": 1.0})
     assert fixed["num_workers"] == 3
     assert fixed["resources_per_worker"] == {"CPU": 2.0}
 

@@ -304,7 +304,8 @@ def test_a_store_gives_what_a_folder_does(tree: Path, data: Path, tmp_path: Path
                 name = f"{root.name}/{path.relative_to(root)}"
                 client.put_object(Bucket=bucket, Key=name, Body=path.read_bytes())
     client.put_object(Bucket=bucket, Key="shards.tar", Body=shards.read_bytes())
-    for here, options in ((tree, {}), (shards, {}), (data, {"split": "val"})):
+    cases: list[tuple[Path, dict[str, Any]]] = [(tree, {}), (shards, {}), (data, {"split": "val"})]
+    for here, options in cases:
         there = open_images(f"s3://{bucket}/{here.name}", scratch=tmp_path / "scratch", **options)
         local = opened(here, **options)
         assert np.array_equal(read(there), read(local))

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.scoring.error_bars import jackknife
-from pipeline.scoring.family import Measured, ReferenceMeasured, scores_of
+from pipeline.scoring.error_bars import jackknife, paired_difference
+from pipeline.scoring.family import Measured, ReferenceMeasured, paired_error, scores_of
 from pipeline.scoring.frechet import Reference, frechet_distance
 from pipeline.scoring.inception_score import inception_score
 from pipeline.scoring.kernel_distance import kernel_distance
@@ -44,12 +44,23 @@ def test_every_score_is_that_of_its_own_function() -> None:
     assert found["samples"] == 400
     assert found["fid"] == frechet_distance(stats_of(FAKE), stats_of(REAL))
     assert found["fid_error"] == jackknife(FAKE, Reference(stats_of(REAL))).error
-    assert (found["kid"], found["kid_error"]) == kernel_distance(FAKE, REAL, subset_size=400)
-    assert (found["inception_score"], found["inception_score_error"]) == inception_score(logits)
+    assert (found["kid"], found["kid_std"]) == kernel_distance(FAKE, REAL, subset_size=400)
+    assert (found["inception_score"], found["inception_score_std"]) == inception_score(logits)
     assert found["sfid"] == frechet_distance(stats_of(spatial[0]), stats_of(spatial[1]))
     assert (found["precision"], found["recall"]) == precision_recall(FAKE, REAL[:400], neighbours=4)
     assert found["flags"] == []
     assert json.loads(json.dumps(found)) == found
+
+
+def test_what_two_sets_share_cancels_in_the_error_of_their_difference() -> None:
+    near = FAKE + 0.1 * features(400, 6)
+    ours, theirs = (scores_of(measured(side), reference(REAL)) for side in (FAKE, near))
+    found = paired_error(ours, theirs)
+    assert found == paired_difference(FAKE, near, Reference(stats_of(REAL))).error
+    assert found is not None
+    assert found < 0.5 * np.hypot(ours["fid_error"], theirs["fid_error"])
+    assert paired_error(ours, scores_of(measured(near[:399]), reference(REAL))) is None
+    assert paired_error(scores_of(measured(FAKE[:30]), reference(REAL)), ours) is None
 
 
 def test_a_set_against_itself_has_no_distance_and_is_wholly_precise() -> None:

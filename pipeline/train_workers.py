@@ -1,0 +1,103 @@
+"""Ray Train, as every training here uses it: workers that resume from our commit log, told apart from those that fail.
+
+Not what is trained: ``pipeline.training`` trains stages, ``pipeline.cas.training`` the net behind an accuracy score.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.commits import CommitLog
+
+log = logging.getLogger(__name__)
+
+FAILURES = 3  # of workers, that Ray answers by itself
+# How long elastic workers wait for their places (seconds). Only places that Ray believes to be there are asked for, so
+# a long wait is for a node that is gone. Ray takes up to half a minute to find that out; its own limit of a minute
+# would come on top of it.
+START_SECONDS = 10.0
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any],
+    *,
+    context: Mapping[str, Any],
+    commits: CommitLog,
+    name: str,
+    folder: Path,
+) -> None:
+    """Run ``loop(settings)`` in every worker, with Ray's own files in ``folder``, until it ended well.
+
+    Raises what Ray raises when its retries are used up, and the UserError of a worker at once: of a shard that was
+    altered, say. Elastic workers are on nodes that come and go, more often than any number of retries foresees: they
+    are given up only when an attempt came no further, by ``commits``, than the one before.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from pipeline.refusals import EndOnRefusal, refusal_behind
+
+    elastic = not isinstance(context["workers"], int)
+    if elastic:
+        # Ray hands it on from here to the process that starts the workers; there is no argument for it.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    callbacks: list[Any] = [EndOnRefusal()]  # Ray's hints name the class of its first version
+
+    def attempt() -> None:
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config=dict(settings),
+            scaling_config=ScalingConfig(**scaling_of(context)),
+            run_config=RunConfig(
+                name=f"{name}-{len(commits.entries())}",
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=FAILURES),
+                callbacks=callbacks,
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            if (refusal := refusal_behind(error)) is not None:
+                raise refusal from error
+            raise
+
+    def reached() -> int:
+        return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
+
+    if elastic:
+        while_it_advances(attempt, reached, TrainingFailedError)
+    else:
+        attempt()
+
+
+def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:
+    """Call ``attempt`` until it ends well. Raises its ``failure`` where ``reached()`` is no further than before it."""
+    while True:
+        before = reached()
+        try:
+            return attempt()
+        except failure as error:
+            if reached() <= before:
+                raise
+            log.warning("training goes on from step %d after a failure: %s", reached(), error)
+
+
+def scaling_of(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of Ray's ScalingConfig; ``context["workers"]`` is a number, or a mapping of min and max.
+
+    A change of the number of workers loses what was done since the last commit, so it is considered only after twice
+    the time between commits: each group commits at least once, however often nodes come and go.
+    """
+    workers, gpus = context["workers"], context.get("gpus_per_worker", 0)
+    return {
+        "num_workers": workers if isinstance(workers, int) else (workers["min"], workers["max"]),
+        "elastic_resize_monitor_interval_s": 2 * context["checkpoint_seconds"],
+        "use_gpu": bool(gpus),
+        "resources_per_worker": {"CPU": context["cpus_per_worker"]} | ({"GPU": gpus} if gpus else {}),
+    }
