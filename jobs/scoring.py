@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from rich.table import Table
 
 from jobs.endings import ending, plain
 from jobs.progress import display
-from jobs.work import Manner
+from jobs.work import Manner, page
 from pipeline.errors import UserError
 from pipeline.events import Events
 
@@ -65,12 +63,17 @@ def score_foreign(order: ForeignOrder, settings: Sequence[str] | None, manner: M
             scratch_folder(Path(tempfile.gettempdir())) as scratch,
         ):
             told = _Told(events)
-            threads = None if workers is None else max(1, (os.cpu_count() or 1) // workers)
-            end.figures = judge(request, fan_out=fan_out, threads=threads, scratch=scratch, progress=told.progress)
+            end.figures = judge(
+                request,
+                fan_out=fan_out,
+                threads=_threads(order.options),
+                scratch=scratch,
+                progress=told.progress,
+            )
         if out is not None:
             _write(out, end.figures)
         if not manner.as_json:
-            _tell(_page(), end.figures)
+            _tell(page(), end.figures)
 
 
 def _request(order: ForeignOrder, settings: Sequence[str] | None) -> Request:
@@ -130,6 +133,14 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--device {name} cannot be used: {reason}; say cpu, or a GPU of this machine") from None
     return name
+
+
+def _threads(given: Mapping[str, Any]) -> int:
+    """One for each worker, so that any number of workers gives the same bits; without workers, as torch finds them."""
+    import torch
+
+    threads: int = given.get("threads") or (torch.get_num_threads() if given.get("workers") is None else 1)
+    return threads
 
 
 @contextmanager
@@ -230,8 +241,3 @@ def _error(name: str, figures: Mapping[str, Any]) -> str:
 
 def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _page() -> Console:
-    """Standard output; a file or a pipe has no width of its own and gets one that holds the tables."""
-    return Console() if sys.stdout.isatty() else Console(width=140)

@@ -52,6 +52,15 @@ LabelsDrawn = Annotated[str | None, _option("How the classes of IMAGES were draw
 Neighbours = Annotated[int | None, _option("k of precision and recall.", str(NEIGHBOURS), min=1)]
 Block = Annotated[int | None, _option("Images seen at once; it changes the last bits.", str(BLOCK), min=1)]
 Workers = Annotated[int | None, _option("Work in so many Ray tasks at once.", "in this process", min=1)]
+Threads = Annotated[
+    int | None,
+    _option(
+        "Threads of torch in this process and in each worker; it changes the last bits. As many workers as you like "
+        "change none.",
+        "1 with --workers, else all cores",
+        min=1,
+    ),
+]
 Address = Annotated[str | None, _option("Ray cluster of the workers; one is started here without.")]
 Device = Annotated[str | None, _option("cpu, or a GPU such as cuda:0.", "cpu")]
 Cache = Annotated[Path | None, _option("Folder for features of references and for fetched weights.", str(CACHE))]
@@ -74,6 +83,7 @@ def evaluate(
     neighbours: Neighbours = None,
     block: Block = None,
     workers: Workers = None,
+    threads: Threads = None,
     address: Address = None,
     device: Device = None,
     cache: Cache = None,
@@ -102,6 +112,7 @@ def evaluate(
         "neighbours": neighbours,
         "block": block,
         "workers": workers,
+        "threads": threads,
         "address": address,
         "device": device,
         "cache": cache,

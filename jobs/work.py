@@ -54,16 +54,16 @@ def work(
             nodes = workflow.plan(experiment)
             end.figures = plan_figures(experiment, nodes)
             if not manner.as_json:
-                print_plan(_page(), experiment, nodes)
+                print_plan(page(), experiment, nodes)
             return
         end.store = experiment.store
         with display(end.console) as events:
             end.figures = call(experiment, events)
         if not manner.as_json:
-            tell(_page(), end.figures)
+            tell(page(), end.figures)
 
 
-def _page() -> Console:
+def page() -> Console:
     """Standard output; a file or a pipe has no width of its own and gets one that holds every table."""
     return Console() if sys.stdout.isatty() else Console(width=140)
 

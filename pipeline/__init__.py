@@ -1,11 +1,13 @@
 """The Ray side of Rayfall: data, training, search, evaluation, tracking and the report.
 
 Reading order: ``experiment_spec`` and ``experiment`` (one YAML file, one validated object); ``data`` (a package of its
-own); ``storage`` and ``commits`` (what exists and what does not); the graph that remembers (``nodes``, ``dag``,
-``execution``); what its nodes do (``training``, ``sampling``, ``judging`` with ``classifier`` and ``metrics``,
-``search``); what becomes of the results (``outcome``, ``collecting``, ``report``, ``recording``, ``tracking``); and
-``workflow``, which the commands call.
+own); ``storage`` and ``commits`` (what exists and what does not); the graph that remembers (``nodes`` upon
+``drawn_nodes`` and ``trained_nodes``, ``dag``, ``execution``); what its nodes do: ``training`` upon ``stage_run`` and
+``train_workers``, with ``watching`` beside it; ``sampling`` and ``judging`` upon ``parts`` and ``measures``;
+``scores`` upon ``scoring`` (a package of its own); ``examining``, ``memorisation``, ``cas`` (a package); ``search``.
+Then what becomes of the results (``outcome``, ``collecting``, ``report``, ``recording``, ``tracking``), ``workflow``,
+which the commands call, and ``foreign`` (a package): images from anywhere, by the same scores.
 
-Ray is imported inside functions of ``cluster``, ``execution``, ``sampling``, ``training`` and ``search``, MLflow by
-``tracking`` alone, YAML by ``experiment`` alone.
+Ray is imported inside functions (and by ``refusals``, which only they load), MLflow by ``tracking`` alone, YAML by
+``experiment`` alone.
 """

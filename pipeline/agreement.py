@@ -132,9 +132,24 @@ def check_seeds(experiment: Experiment) -> None:
 
 
 def check_cas(experiment: Experiment) -> None:
-    """The small net of the classification accuracy score halves its images evenly, at the size of every stage."""
-    cas = experiment.evaluation.cas
-    if cas is None or cas.net.kind != "small":
+    """Workers and batch of the classification accuracy score: it normalises by the statistics of each worker's images.
+
+    Its small net halves its images evenly, at the size of every stage.
+    """
+    cas, workers = experiment.evaluation.cas, experiment.resources.workers
+    if cas is None:
+        return
+    if not isinstance(workers, int):
+        raise ValueError(
+            f"resources.workers is a range, {workers.min} to {workers.max}, and the score of evaluation.cas depends on "
+            "the number of workers; give one number"
+        )
+    if cas.batch_size < 2 * workers:
+        raise ValueError(
+            f"evaluation.cas.batch_size {cas.batch_size} has fewer than 2 images for each of {workers} workers, too "
+            f"few for the statistics of a batch norm; raise it to {2 * workers} or more"
+        )
+    if cas.net.kind != "small":
         return
     levels = len(cas.net.channels)
     for name, stage in experiment.stages.items():

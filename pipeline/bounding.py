@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
-from pipeline.parts import device_of
+from pipeline.parts import device_of, settle
 from stages.bound import Bound, variational_bound
 from stages.cascade import Rung, TrainedStage, blocks_of, conditioned, low_res_input
 from stages.checkpoints import load_trained
@@ -33,7 +33,7 @@ def bound_stage(task: Task) -> dict[str, Any]:
 
     Writes ``steps.npy``: the mean term of each step, float64 (K,), the noisiest first.
     """
-    torch.set_num_threads(task.context["threads"])
+    settle(task.context)
     config = task.config
     count, steps = config["images"], config["steps"]
     device = device_of(task.context)

@@ -26,6 +26,7 @@ def memorisation_of(result: Result | None, manifest: Manifest) -> Memorisation |
     return Memorisation(
         rows=[_row(told, images, manifest) for told, images in zip(found["neighbours"], pairs, strict=True)],
         reference=found["reference"],
+        of=found.get("of", manifest.splits["train"].examples),
         scorer=extractor_words(found["scorer"]) if "scorer" in found else "",
         compared=found.get("compared"),
         median=found.get("distances", {}).get("median"),

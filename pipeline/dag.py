@@ -1,8 +1,9 @@
 """The experiment as a graph of nodes that remembers what is done.
 
 A node's *digest* covers what changes its result: its function and hand-raised version, its settings and the
-digests of its inputs; never where or on how many workers it runs. A result is stored under that digest, and exists
-when its entry is committed (``pipeline.commits``). Running a graph computes only what is missing.
+digests of its inputs; never where it runs, nor on how many workers, which changes rounding alone (where it changes
+more it is a setting). A result is stored under that digest, and exists when its entry is committed
+(``pipeline.commits``). Running a graph computes only what is missing.
 
 A node's function is a plain function ``fn(task) -> summary``; ``pipeline.execution`` calls it here or on Ray.
 """

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.dag import Node
+from pipeline.errors import UserError
 from pipeline.scorer_specs import ClassifierScorer, DinoScorer, InceptionScorer
 from pipeline.scoring.weights import WeightsFile, resolve_scorer_weights
 from pipeline.trained_nodes import FEATURE_SEED, TrainedNodes
 
+KEPT_BLOCKS = 16  # canonical blocks in a shard of samples
 FEATURES_KEPT = 50_000  # of the reference, where there are so many: what KID, precision and recall look at
 
 
@@ -124,23 +127,40 @@ class DrawnNodes(TrainedNodes):
         alone = self._context["sampling_workers"] == 1
         return {"cpus": 1.0, "gpus": self._context["gpus_per_sampling_worker"]} if alone else {"cpus": 0.0, "gpus": 0.0}
 
-    def sample_set(self, cascade: str) -> Node:
-        """Samples of a whole cascade as a data set, one for every training image, for the accuracy score."""
-        cas, evaluation = self.experiment.evaluation.cas, self.experiment.evaluation
-        assert cas is not None, "an experiment without a cas section draws no sample sets"
-        chain = self.experiment.chains[cascade]
+    def cas_samples(self, cascade: str) -> Node:
+        """Samples of a cascade to train a classifier on: one for every training image, of its class."""
+        cas = self.experiment.evaluation.cas
+        assert cas is not None, "an experiment without a cas section draws no such samples"
+        settings = cas.model_dump(mode="json", include={"images", "seed", "shard_blocks"})
+        return self._sample_set(f"cas_samples/{cascade}", cascade, {"labels": "histogram", **settings})
+
+    def kept_samples(self, cascade: str) -> Node:
+        """The samples that the evaluation scores, of a whole cascade, as a data set for others to look at."""
+        settings = {"labels": self.experiment.evaluation.labels, "images": self.count, "seed": self._seed}
+        return self._sample_set(f"samples/{cascade}", cascade, {**settings, "shard_blocks": KEPT_BLOCKS})
+
+    def _sample_set(self, node: str, cascade: str, settings: Mapping[str, Any]) -> Node:
+        evaluation, chain = self.experiment.evaluation, self.experiment.chains[cascade]
         config = {
             "stages": [{"name": name, "sampling": self._sampling(name)} for name in chain],
             "block": evaluation.block,
             "precision": evaluation.precision,
-            **cas.model_dump(mode="json", include={"images", "seed", "shard_blocks"}),
+            **settings,
         }
         inputs = {"data": self.data} | {f"train {name}": self.train(name) for name in chain}
         function = "pipeline.cas.sample_sets:draw_sample_set"
-        return self._node(f"cas_samples/{cascade}", function, config, inputs=inputs, **self._room)
+        return self._node(node, function, config, inputs=inputs, **self._room)
 
 
 @lru_cache(maxsize=8)
 def _weights(scorer: InceptionScorer | DinoScorer, store: Path) -> WeightsFile:
-    """The weights file of a scorer. A URL is fetched into the store, where all workers see it. UserError without it."""
-    return resolve_scorer_weights(scorer, store / "weights")
+    """The weights file of a scorer. A URL is fetched into the store, where all workers see it.
+
+    UserError without the file; where its sha256 is given what was made with it can be looked at without it.
+    """
+    try:
+        return resolve_scorer_weights(scorer, store.expanduser().absolute() / "weights")
+    except UserError:
+        if scorer.sha256 is None or "://" in scorer.weights or Path(scorer.weights).exists():
+            raise
+        return WeightsFile(Path(scorer.weights), scorer.sha256)

@@ -50,6 +50,9 @@ class EvaluationSpec(Spec):
     memorised: Annotated[int, Field(ge=0)] = Field(
         16, description="Samples whose nearest training images are looked for; 0: none."
     )
+    keep_samples: bool = Field(
+        False, description="Keep the samples of each cascade as WebDataset shards, with one form per stage."
+    )
     cas: CasSpec | None = Field(None, description="The classification accuracy score; None: it is not computed.")
     bound: BoundSpec | None = Field(None, description="None: no variational bound is computed.")
     during: WatchSpec | None = Field(None, description="Scores while stages train; None: only when they are done.")

@@ -76,7 +76,8 @@ Workers = Annotated[
 
 
 class ResourcesSpec(Spec):
-    """Where work runs. Nothing here is digested: what it changes of a result is rounding.
+    """Where work runs. Nothing here is digested but the number of workers behind a classification accuracy score, whose
+    batch norms depend on it: what else it changes of a result is rounding.
 
     Without ``training.micro_batch`` the number of workers also changes which masks dropout draws.
     """

@@ -5,9 +5,8 @@ Every image is judged the same way, real or generated (``pipeline.measures``).
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from pipeline.dag import Task
 from pipeline.data.cache import ShardCache
 from pipeline.data.datasets import open_examples
 from pipeline.data.loading import Examples
+from pipeline.data.manifest import SplitName
 from pipeline.errors import UserError
-from pipeline.measures import kept_rows, marks_of, measures_of, reduced_arrays
-from pipeline.parts import Assembly, PartJob, Rows, device_of, parts_of
-from pipeline.previews import Preview, joined
-from pipeline.revision import git_revision
+from pipeline.gathering import gather
+from pipeline.measures import measures_of
+from pipeline.parts import PartJob, Rows, settle
+from pipeline.previews import joined
 from pipeline.scoring.accuracy import accuracy
 
 
@@ -61,7 +61,7 @@ def real_images(task: Task) -> dict[str, Any]:
     The statistics are of all of them, features stay of the first ``kept``: where the split is large, precision and
     recall, KID and the search for near images are content with fewer. Raises UserError where the split holds fewer.
     """
-    started, config = time.time(), task.config
+    config = task.config
     split, count = config["split"], config["count"]
     available = len(open_examples(task.inputs["data"], split, size=config["size"], keep_bytes=0))
     if count > available:
@@ -70,35 +70,32 @@ def real_images(task: Task) -> dict[str, Any]:
             f"the evaluation asks for {count} real images of the split {split}, which holds {available}; "
             f"lower evaluation.{setting} to at most that"
         )
-    scorers = config["scorers"]
-    assembly = Assembly(task.out, count, kept_rows(scorers, config["kept"]), reduced_arrays(scorers))
-    preview = Preview()
-    for rows in parts_of(task, "pipeline.judging:real_part", count):
-        assembly.add(preview.taken_from(rows))
-    assembly.finish()
-    preview.write(task.out)
-    facts = {
-        "revision": git_revision(),
-        "device": device_of(task.context),
-        "extractors": marks_of(config, task.inputs),
-        "seconds": time.time() - started,
-    }
-    (task.out / "drawn.json").write_text(json.dumps(facts))
+    gather(task, "pipeline.judging:real_part", kept=config["kept"], precision="f32")
     return {"count": count}
 
 
 def real_part(job: PartJob) -> Rows:
     """One part of ``real_images``: arrays of one row per image."""
-    torch.set_num_threads(job.context["threads"])
+    settle(job.context)
     measures = measures_of(job.config, job.inputs, job.context)
-    examples = open_examples(Path(job.inputs["data"]), job.config["split"], size=job.config["size"], keep_bytes=0)
+    cache = job.context["cache"], job.context["cache_gb"]
+    examples = _opened(job.inputs["data"], job.config["split"], job.config["size"], *cache)
 
     def blocks() -> Iterator[tuple[npt.NDArray[np.int64], int, npt.NDArray[np.uint8], Rows]]:
         for indices, asked in job.blocks():
             pixels, labels = _read(examples, indices)
             yield indices, asked, pixels, {"labels": labels, **measures.of(pixels)}
 
-    return joined(blocks())
+    rows = joined(blocks())
+    # Nobody scores the reference: its logits would be a gigabyte of every 300,000 images for nothing.
+    unread = () if job.config["split"] == "val" else [name for name in rows if name.startswith("logits-")]
+    return {name: values for name, values in rows.items() if name not in unread}
+
+
+@lru_cache(maxsize=4)
+def _opened(data: str, split: SplitName, size: int, cache: str, cache_gb: float) -> Examples:
+    """Opened once per process; much of it is read, so remote shards come whole, through the cache of the node."""
+    return open_examples(Path(data), split, size=size, cache=ShardCache(Path(cache), int(cache_gb * 1e9)), keep_bytes=0)
 
 
 def _read(examples: Examples, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -21,14 +21,13 @@ from torch import Tensor
 from pipeline.classifier import WEIGHTS_FILE, Classifier, load_classifier, ranked
 from pipeline.parts import device_of
 from pipeline.scoring.examination import colour_means, power_bands
-from pipeline.scoring.extractors import Extractor, build_extractor
+from pipeline.scoring.extractors import Extractor, Mark, build_extractor, extractor_mark
 from pipeline.scoring.weights import digest_of
 from stages.images import to_float
 
 Pixels = npt.NDArray[np.uint8]
 Rows = dict[str, npt.NDArray[Any]]
 
-LAYERS = {"classifier": "features", "inception": "2048", "dinov2": "dinov2"}
 TOP = 5  # classes of the judge that are kept
 
 
@@ -75,14 +74,14 @@ def _loaded(scorers: Sequence[tuple[Any, str]], judge: str | None, device: str) 
     return Measures(extractors, None if judge is None else load_classifier(Path(judge), device))
 
 
-def marks_of(config: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """What a passport says of each scorer's net: name, layer, sha256 of its weights."""
+def marks_of(config: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Mark]:
+    """What a passport says of each scorer's net, by its kind."""
     found = {}
     for scorer in config["scorers"]:
         kind = scorer["kind"]
         weights = inputs["feature_classifier"] / WEIGHTS_FILE if kind == "classifier" else None
         sha256 = scorer["sha256"] if weights is None else digest_of(weights)
-        found[kind] = {"name": scorer.get("model", kind), "layer": LAYERS[kind], "sha256": sha256}
+        found[kind] = extractor_mark(scorer, sha256)
     return found
 
 

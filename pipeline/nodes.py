@@ -10,6 +10,7 @@ scores/real/<size>                         real held-out images against the same
 chain/<stage>                              drift along the chain: colours, power by frequency, consistency
 memorisation/<stage>                       the training images nearest to samples of the last stage of a cascade
 cas_samples/<cascade> <- train/..., cas/<stage>, cas/real/<size>     the classification accuracy score, if asked for
+samples/<cascade>                          the samples themselves, as a data set, if they are to be kept
 restoration/<stage>, bound/<stage>         PSNR and the like of super-resolution; the variational bound
 
 Cascades that share stages share their nodes: a chain is followed from each stage to the one below it.
@@ -17,12 +18,14 @@ Cascades that share stages share their nodes: a chain is followed from each stag
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.dag import Node
 from pipeline.drawn_nodes import DrawnNodes
+from pipeline.scoring.passport import StageMark
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Nodes(DrawnNodes):
         """Scores of "chained" or "oracle" images of stage ``name``."""
         judged = self.chained(name) if kind == "chained" else self.oracle(name)
         chain = self.experiment.chain(name) if kind == "chained" else (name,)
-        stages = [self._stage_mark(stage) for stage in chain]
+        stages = [self._stage_mark(stage, oracle=kind == "oracle") for stage in chain]
         return self._score(f"{kind}/{name}", self.experiment.stages[name].size, judged, {"stages": stages})
 
     def real_scores(self, name: str) -> Node:
@@ -58,19 +61,15 @@ class Nodes(DrawnNodes):
         }
         return self._node(f"scores/{name}", "pipeline.scores:score", config, inputs=inputs, context=context)
 
-    def _stage_mark(self, name: str) -> dict[str, Any]:
-        """What a passport says of one stage of the chain."""
-        stage = self.experiment.stages[name]
+    def _stage_mark(self, name: str, *, oracle: bool = False) -> dict[str, Any]:
+        """What a passport says of one stage of the chain: how it was sampled, the same words for the same images."""
+        stage, sampling = self.experiment.stages[name], self._sampling(name, oracle=oracle)
         alone = self.experiment.below(name) is None
-        return {
-            "name": name,
-            "size": stage.size,
-            "weights": self.train(name).digest,
-            **stage.sampling.model_dump(mode="json", include={"sampler", "steps", "guidance", "guidance_interval"}),
-            "augmentation": None if alone else stage.sampling.augmentation,
-            "level": None if alone else stage.sampling.level,
-            "ema_length": stage.sampling.ema_length,
-        }
+        mark = {key: sampling[key] for key in sorted(sampling.keys() & StageMark.model_fields.keys())}
+        if mark["schedule"] is not None:
+            mark["schedule"] = json.dumps(mark["schedule"], sort_keys=True)
+        mark |= {"name": name, "size": stage.size, "weights": self.train(name).digest}
+        return mark | ({"augmentation": None, "level": None} if alone else {})
 
     def chain(self, name: str) -> Node:
         """Drift of the images of stage ``name`` from real ones of its size."""
@@ -99,26 +98,30 @@ class Nodes(DrawnNodes):
         inputs = {"oracle": self.oracle(name), "chained": self.chained(name)}
         return self._node(f"restoration/{name}", "pipeline.restoration:score_restoration", {}, inputs=inputs)
 
-    def cas(self, trained_on: str, size: int, images: Node) -> Node:
-        """The classification accuracy score of ``images``: the data set's, or a sample set's at ``size`` px."""
-        spec = self.experiment.evaluation.cas
+    def cas(self, trained_on: str, size: int, images: Node, chain: tuple[str, ...] = ()) -> Node:
+        """The classification accuracy score of ``images``: the data set's, or at ``size`` px those of a ``chain``."""
+        spec, workers = self.experiment.evaluation.cas, self.experiment.resources.workers
         assert spec is not None, "an experiment without a cas section has no such scores"
+        assert isinstance(workers, int), "an elastic number of workers is refused with the experiment"
         config = {
             # What draws the samples does not train on them.
             "cas": spec.model_dump(mode="json", exclude={"shard_blocks"}),
             "size": size,
             "shuffle": self.experiment.data.shuffle.model_dump(mode="json"),
+            "workers": workers,  # each normalises its own part of a batch
         }
         inputs = {"train": images, "data": self.data}
         function = "pipeline.cas.training:train_cas"
-        return self._node(f"cas/{trained_on}", function, config, inputs=inputs, context=self._workers, cpus=0.0)
+        context = {**self._workers, "stages": [self._stage_mark(stage) for stage in chain]}
+        return self._node(f"cas/{trained_on}", function, config, inputs=inputs, context=context, cpus=0.0)
 
     def cas_scores(self) -> list[Node]:
         """The classification accuracy score of every stage, and of real images at every size: the ceiling."""
         found: dict[str, Node] = {}
         for cascade, chain in self.experiment.chains.items():
             for name in chain:
-                node = self.cas(name, self.experiment.stages[name].size, self.sample_set(cascade))
+                below = self.experiment.chain(name)
+                node = self.cas(name, self.experiment.stages[name].size, self.cas_samples(cascade), below)
                 found.setdefault(node.name, node)
         sizes = sorted({stage.size for stage in self.experiment.stages.values()})
         return [*found.values(), *(self.cas(f"real/{size}", size, self.data) for size in sizes)]
@@ -153,6 +156,8 @@ class Nodes(DrawnNodes):
         if experiment.evaluation.memorised:
             nodes += [self.memorisation(name) for name in sorted({chain[-1] for chain in experiment.chains.values()})]
         nodes += self.cas_scores() if experiment.evaluation.cas else []
+        if experiment.evaluation.keep_samples:
+            nodes += [self.kept_samples(cascade) for cascade in experiment.chains]
         return nodes + ([self.bound(name) for name in experiment.bounded] if experiment.evaluation.bound else [])
 
     def trial_targets(self, stage: str) -> list[Node]:

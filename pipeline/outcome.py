@@ -11,7 +11,6 @@ from pipeline.dag import Node, Result, ancestry, stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.revision import git_revision as git_revision  # where others have always found it
 from pipeline.scoring.family import paired_error
 from pipeline.scoring.passport import Passport
 from pipeline.storage import LocalStorage

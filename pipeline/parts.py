@@ -9,7 +9,8 @@ parts into workers, leaves no trace in the result.
 from __future__ import annotations
 
 import importlib
-import os
+import uuid
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,14 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dag import Task
+from pipeline.dag import Task, source_of
 from pipeline.fan_out import FanOut, in_turn, on_ray
 from pipeline.scoring.statistics import BLOCK, FeatureStats
 
 Rows = dict[str, npt.NDArray[Any]]
 
-LARGEST_PART = 512  # images; what a lost worker costs
-PARTS_PER_WORKER = 4  # so that no worker waits long for the last one
+PART = 256  # images; what a lost worker costs. Not of the number of workers: another number finds the same parts
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def compute_part(job: PartJob) -> int:
     """Compute one part unless its file is there; the number of its images."""
     path = Path(job.file)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         module, name = job.function.split(":")
         function: Callable[[PartJob], Rows] = getattr(importlib.import_module(module), name)
         rows = function(job)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True)  # another driver may have committed the node and cleared it away
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **rows)
         temporary.replace(path)
@@ -69,15 +69,18 @@ def compute_part(job: PartJob) -> int:
 def parts_of(task: Task, function: str, count: int) -> Iterator[Rows]:
     """The rows of ``count`` images as ``function`` computes them, part after part in index order.
 
-    On Ray where it runs and ``context["sampling_workers"]`` are several, else here.
+    On Ray where it runs and ``context["sampling_workers"]`` are several, else here. Parts that a killed driver left are
+    taken where the same code made them on the same kind of device, since all of a result is said to be so.
     """
+    config, context = dict(task.config), dict(task.context)
     inputs = {role: str(path) for role, path in task.inputs.items()}
-    step = _images_per_part(count, task.config["block"], task.context["sampling_workers"])
-    jobs = [
-        PartJob(function, dict(task.config), inputs, dict(task.context), start, min(start + step, count), "")
-        for start in range(0, count, step)
-    ]
-    jobs = [PartJob(**{**vars(job), "file": str(task.scratch / f"{job.start:09d}-{job.stop:09d}.npz")}) for job in jobs]
+    made_by = f"{device_of(context)}-{context['threads']}-{source_of(function)[:16]}"
+    step = max(1, PART // config["block"]) * config["block"]
+    jobs = []
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        file = task.scratch / made_by / f"{start:09d}-{stop:09d}.npz"
+        jobs.append(PartJob(function, config, inputs, context, start, stop, str(file)))
     done = 0
     with closing(fan_out_of(task.context)(compute_part, jobs)) as finished:
         for job, images in zip(jobs, finished, strict=True):
@@ -87,30 +90,38 @@ def parts_of(task: Task, function: str, count: int) -> Iterator[Rows]:
 
 
 def _load(job: PartJob) -> Rows:
-    """The rows of a part; computed once more where another driver committed the node first and cleared it away."""
+    """The rows of a part; computed once more where another driver committed the node first and cleared it away, or
+    where its file was damaged."""
     while True:
         try:
             with np.load(job.file, allow_pickle=False) as rows:
                 return dict(rows)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
+            Path(job.file).unlink(missing_ok=True)
             compute_part(job)
 
 
-def _images_per_part(count: int, block: int, workers: int) -> int:
-    """Whole blocks; few enough for every worker to have several parts."""
-    share = -(-count // (workers * PARTS_PER_WORKER)) if workers > 1 else LARGEST_PART
-    return max(1, min(share, LARGEST_PART) // block) * block
-
-
 def fan_out_of(context: Mapping[str, Any]) -> FanOut:
-    """How a node hands out its work: Ray tasks of their own, or one after the other in this process."""
-    if context["sampling_workers"] > 1:
+    """How a node hands out its work: Ray tasks of their own, or one after the other in this process.
+
+    What asks for a GPU goes to a task that has one, where this process has none.
+    """
+    workers, gpus = context["sampling_workers"], context.get("gpus_per_sampling_worker", 0.0)
+    if workers > 1 or gpus:
         import ray
 
-        if ray.is_initialized():
-            gpus = context.get("gpus_per_sampling_worker", 0.0)
-            return on_ray(cpus=context["threads"], gpus=gpus, at_most=context["sampling_workers"])
+        if ray.is_initialized() and (workers > 1 or not ray.get_gpu_ids()):
+            return on_ray(cpus=context["threads"], gpus=gpus, at_most=workers)
     return in_turn
+
+
+def settle(context: Mapping[str, Any]) -> None:
+    """Settings of torch that a measuring task computes under: its threads, and float32 that is float32 on GPUs too."""
+    import torch
+
+    torch.set_num_threads(context["threads"])
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device_of(context: Mapping[str, Any]) -> str:

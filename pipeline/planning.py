@@ -88,7 +88,7 @@ class StagePlan:
     images_per_second: float  # of one worker
     read_mb_per_second: float  # of one worker
     net_calls: int  # to draw one image at this stage alone
-    sampling_gpu_hours: float  # of evaluation.samples images, this stage alone
+    sampling_gpu_hours: float  # of all images that the final evaluation draws, this stage alone
 
 
 def reckon(experiment: Experiment, machine: Machine) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
     seconds = machine.seconds(cost.training_flops * training.batch_size * training.steps)
     rate = 1.0 / machine.seconds(cost.training_flops)
     calls = sampling.net_calls
-    drawn = machine.seconds(cost.forward_flops * calls * experiment.evaluation.samples)
+    drawn = machine.seconds(cost.forward_flops * calls * images_drawn(experiment, name, data.train))
     averages = 0 if training.averages is None else len(training.averages.widths)
     return StagePlan(
         size=config.size,
@@ -137,6 +137,19 @@ def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFa
         net_calls=calls,
         sampling_gpu_hours=drawn / 3600,
     )
+
+
+def images_drawn(experiment: Experiment, name: str, train: int) -> int:
+    """Images that the final evaluation draws of a stage: chained, with the oracle, and to train a classifier on.
+
+    Those of a search come on top; how many depends on what its trials share.
+    """
+    evaluation = experiment.evaluation
+    oracle = 0 if experiment.below(name) is None else evaluation.held_out_images
+    cas = 0 if evaluation.cas is None else evaluation.cas.images or train
+    kept = evaluation.samples if evaluation.keep_samples else 0
+    cascades = sum(name in chain for chain in experiment.chains.values())  # each draws sets of its own
+    return evaluation.samples + oracle + cascades * (cas + kept)
 
 
 def data_facts(experiment: Experiment) -> DataFacts:

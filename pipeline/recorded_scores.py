@@ -87,12 +87,15 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def passports_of(outcome: Outcome, name: str) -> dict[str, dict[str, Any]]:
-    """The passports of the rows of stage ``name``: chained, oracle, real, chained_dinov2 and so on."""
+    """The passports of the rows of stage ``name``: chained, oracle, real, chained_dinov2 and so on; cas, cas_real."""
     found = {}
     for kind in KINDS:
         if (result := outcome.scores(kind, name)) is not None:
             found[kind] = result.summary["passport"]
             found |= {f"{kind}_{scorer}": one["passport"] for scorer, one in result.summary["also"].items()}
+    for kind, result in (("cas", outcome.results.get(f"cas/{name}")), ("cas_real", outcome.cas_real(name))):
+        if result is not None:
+            found[kind] = result.summary["passport"]
     return found
 
 

@@ -86,7 +86,10 @@ def _figures(report: Report) -> dict[str, Figure]:
     found |= {
         "fid-by-count": Figure(curve_figure(report.stages), "FID against the sample count: " + told_curves(report)),
         "spectra": Figure(spectra_figure(report.stages), "Power by frequency: " + told_spectra(report)),
-        "fid-by-step": Figure(during_figure(report.stages), "FID during training: " + told_progress(report)),
+        "fid-by-step": Figure(
+            during_figure(report.stages),
+            "FID during training, in the features of the data set's own classifier: " + told_progress(report),
+        ),
     }
     for section in report.searches:
         told = f"Scores of {section.stage} against the augmentation level s: " + told_points(section)

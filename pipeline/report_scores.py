@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from pipeline.cas.passport import CasPassport
 from pipeline.scoring.passport import Passport
 
 
@@ -75,6 +76,8 @@ class ClassificationScore(Part):
     steps: int
     seconds: float
     size: int
+    workers: int | None = None
+    passport: CasPassport | None = None
 
 
 class Restoration(Part):
@@ -150,7 +153,8 @@ class NearestRow(Part):
 
 
 class Memorisation(Part):
-    """The samples nearest to training images, ``reference`` of which were searched, in the features of ``scorer``.
+    """The samples nearest to training images, in the features of ``scorer``; the first ``reference`` of ``of`` training
+    images were searched.
 
     ``real_median`` and ``real_near`` (the first percentile) are distances of held-out images to their nearest training
     image: the measure of what is ordinary; ``nearer`` is the share of ``compared`` samples below ``real_near``.
@@ -158,6 +162,7 @@ class Memorisation(Part):
 
     rows: list[NearestRow]
     reference: int
+    of: int
     scorer: str = ""
     compared: int | None = None
     median: Score = None

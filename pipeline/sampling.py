@@ -7,8 +7,6 @@ a stage above is drawn on them, so that everything tried up there shares them, a
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +20,11 @@ from torch import Tensor
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples
 from pipeline.errors import UserError
-from pipeline.measures import Measures, kept_rows, marks_of, measures_of, reduced_arrays
-from pipeline.parts import Assembly, PartJob, Rows, device_of, parts_of
-from pipeline.previews import Preview, joined
+from pipeline.gathering import gather
+from pipeline.measures import Measures, measures_of
+from pipeline.parts import PartJob, Rows, device_of, settle
+from pipeline.previews import joined
 from pipeline.restoration import consistency, restored
-from pipeline.revision import git_revision
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
 from stages.images import downsample, to_float, to_uint8
@@ -41,27 +39,14 @@ def draw(task: Task) -> dict[str, Any]:
     Also writes ``images.npy`` float32 (count, 3, S, S) in [-1, 1] and ``kept-<level>.npy`` (z_s at a truncation level)
     where a stage above is drawn on them, and the preview.
     """
-    started, config = time.time(), task.config
-    count = config["count"]
-    assembly = Assembly(task.out, count, kept_rows(config["scorers"], count), reduced_arrays(config["scorers"]))
-    preview = Preview()
-    for rows in parts_of(task, "pipeline.sampling:draw_part", count):
-        assembly.add(preview.taken_from(rows))
-    assembly.finish()
-    preview.write(task.out)
-    facts = {
-        "revision": git_revision(),
-        "device": device_of(task.context),
-        "extractors": marks_of(config, task.inputs),
-        "precision": config["precision"],
-    }
-    (task.out / "drawn.json").write_text(json.dumps(facts | {"seconds": time.time() - started}))
+    count = task.config["count"]
+    gather(task, "pipeline.sampling:draw_part", kept=count, precision=task.config["precision"])
     return {"count": count}
 
 
 def draw_part(job: PartJob) -> Rows:
     """The images of one part, drawn block by block and measured: arrays of one row per image."""
-    torch.set_num_threads(job.context["threads"])
+    settle(job.context)
     measures = measures_of(job.config, job.inputs, job.context)
     trained = _trained(job.inputs["stage"], job.config["sampling"].get("ema_length"), device_of(job.context))
     return joined(
@@ -97,6 +82,7 @@ def _draw_block(
         precision=config["precision"],
     )
     images = rung.images.cpu()
+    refuse_nonfinite(images, trained.stage.spec.name, indices)
     pixels = to_uint8(images).numpy()
     rows = {"labels": labels.numpy(), **measures.of(pixels)}
     if below is not None:
@@ -107,6 +93,17 @@ def _draw_block(
         rows["images"] = images.numpy()
         rows |= {kept_name(level): z.cpu().numpy() for level, z in rung.kept.items()}
     return pixels, rows
+
+
+def refuse_nonfinite(images: Tensor, stage: str, indices: Tensor) -> None:
+    """Raise FloatingPointError for images (B, C, H, W) that are not numbers: rounded to 8 bits they would be black."""
+    wrong = ~torch.isfinite(images).flatten(1).all(1)
+    if wrong.any():
+        first = int(indices[wrong.nonzero()[0, 0].cpu()])
+        raise FloatingPointError(
+            f"{int(wrong.sum())} of {len(images)} images of stage {stage} are not finite, the first of them number "
+            f"{first}: its weights or its sampling have gone wrong"
+        )
 
 
 def labels_of(kind: str, indices: Tensor, classes: int, data: str | None) -> Tensor:

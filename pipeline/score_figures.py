@@ -78,7 +78,8 @@ def spectra_figure(stages: Sequence[StageSection]) -> str:
 
 
 def during_figure(stages: Sequence[StageSection]) -> str:
-    """FID against the training step, a panel per stage, of small evaluations while it was training."""
+    """FID against the training step, a panel per stage, of small evaluations while it was training: in the features of
+    the data set's own classifier, whatever net the other scores are of."""
     shown = [stage for stage in stages if finite(stage.during)]
 
     def draw(plot: Axes, stage: StageSection) -> None:
@@ -89,7 +90,7 @@ def during_figure(stages: Sequence[StageSection]) -> str:
         plot.locator_params(axis="x", nbins=5)
         plot.set(title=stage.name, xlabel="step")
 
-    return _panels(shown, draw, "FID of a small evaluation", legend=False)
+    return _panels(shown, draw, "FID, classifier's features", legend=False)
 
 
 def _panels(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipeline.cas.passport_words import cas_told
 from pipeline.report_parts import Report, StageSection
 from pipeline.report_scores import FeatureScores
 from pipeline.scoring.passport_words import told
@@ -130,8 +131,9 @@ class PassportTable(NamedTuple):
 
 
 def passport_tables(report: Report) -> list[PassportTable]:
-    """A table per stage whose scores have passports."""
-    return [table for stage in report.stages if (table := _passports(stage)).columns]
+    """A table per stage whose scores have passports, and one of its classification accuracy score."""
+    tables = (table for stage in report.stages for table in (_passports(stage), _cas_passports(stage)))
+    return [table for table in tables if table.columns]
 
 
 def _passports(stage: StageSection) -> PassportTable:
@@ -140,8 +142,19 @@ def _passports(stage: StageSection) -> PassportTable:
         for name, scores in [("", row), *row.also.items()]:
             if scores.passport is not None:
                 found[f"{kind}, {extractor_words(name)}" if name else kind] = dict(told(scores.passport))
+    return _side_by_side(stage.name, found)
+
+
+def _cas_passports(stage: StageSection) -> PassportTable:
+    scores = {"trained on samples": stage.cas, "trained on real images": stage.cas_real}
+    found = {kind: dict(cas_told(score.passport)) for kind, score in scores.items() if score and score.passport}
+    return _side_by_side(f"{stage.name}, classification accuracy score", found)
+
+
+def _side_by_side(name: str, found: Mapping[str, Mapping[str, str]]) -> PassportTable:
+    """The passports ``found`` by column, each as its labels and values."""
     labels = dict.fromkeys(label for fields in found.values() for label in fields)
     rows = [(label, [fields.get(label, "–") for fields in found.values()]) for label in labels]
     return PassportTable(
-        stage.name, list(found), [(label, values[:1] if len(set(values)) == 1 else values) for label, values in rows]
+        name, list(found), [(label, values[:1] if len(set(values)) == 1 else values) for label, values in rows]
     )

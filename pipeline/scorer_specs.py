@@ -7,6 +7,7 @@ no common scale, nor have those of one scorer with different weights.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -29,7 +30,16 @@ def _digest(value: str) -> str:
     return value
 
 
-Weights = Annotated[str, Field(min_length=1, description="Path of the weights file, or a URL to fetch it from.")]
+def _for_all_workers(location: str) -> str:
+    """A path made absolute when the experiment is read: workers stand in other folders than who started them."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+Weights = Annotated[
+    str,
+    Field(min_length=1, description="Path of the weights file, or a URL to fetch it from."),
+    AfterValidator(_for_all_workers),
+]
 Sha256 = Annotated[str, AfterValidator(_digest)]
 
 

@@ -16,12 +16,16 @@ import torch
 
 from pipeline.dag import Task
 from pipeline.data.datasets import data_place
-from pipeline.data.manifest import load_manifest
+from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.parts import load_stats
+from pipeline.revision import git_revision
 from pipeline.scoring.accuracy import accuracy
+from pipeline.scoring.error_bars import sample_size
 from pipeline.scoring.family import Measured, ReferenceMeasured, scores_of
 from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceMark, StageMark, resize_of
 from pipeline.scoring.per_class import per_class_fid
+
+BALANCED = 1.25  # largest class over smallest: a few thousand images tell the share of a class no better
 
 
 def score(task: Task) -> dict[str, Any]:
@@ -35,6 +39,7 @@ def score(task: Task) -> dict[str, Any]:
     names = [scorer["kind"] for scorer in task.config["scorers"]]
     manifest = load_manifest(data_place(inputs["data"]).address)
     found = [_scores_with(task, name) | {"passport": _passport(task, name)} for name in names]
+    found[0]["flags"] += _imbalance(task, len(manifest.classes))
     labels = _array(inputs["judged"], "labels")
     seen = accuracy(_array(inputs["judged"], "top"), labels, len(manifest.classes))
     reference = _array(inputs["reference"], f"features-{names[0]}")
@@ -61,12 +66,26 @@ def _scores_with(task: Task, scorer: str) -> dict[str, Any]:
     inputs = task.inputs
     sample = measured(inputs["judged"], scorer)
     scores = scores_of(sample, reference_of(inputs["reference"], scorer), neighbours=task.config["neighbours"])
-    against = None
+    against, flags = None, list(scores["flags"])
     if "validation" in inputs and scores["fid"] is not None:
         held_out = reference_of(inputs["validation"], scorer)
-        enough = held_out.stats.count > held_out.stats.dimension
-        against = held_out.gaussian.distance(sample.stats) if enough else None
-    return {**scores, "fid_val": against}
+        size = sample_size(held_out.stats.count, held_out.stats.dimension, images="held-out images")
+        against = None if size.verdict == "refused" else held_out.gaussian.distance(sample.stats)
+        flags += [size.sentence] if size.sentence else []
+    return {**scores, "fid_val": against, "flags": flags}
+
+
+def _imbalance(task: Task, classes: int) -> list[str]:
+    """A sentence where samples go through all classes in turn and the reference does not."""
+    if task.context["labels"] != "uniform" or task.config["kind"] != "chained":
+        return []
+    counts = np.bincount(_array(task.inputs["reference"], "labels"), minlength=classes)
+    if counts.max() <= BALANCED * counts.min():
+        return []
+    return [
+        f"the samples go through all classes in turn, of which the reference has {counts.min():,} to {counts.max():,} "
+        "images each: what that costs is in every score and gap; set evaluation.labels: histogram"
+    ]
 
 
 def measured(folder: Path, scorer: str) -> Measured:
@@ -100,6 +119,14 @@ def _optional(folder: Path, name: str) -> npt.NDArray[Any] | None:
     return _array(folder, name) if (folder / f"{name}.npy").exists() else None
 
 
+def _validation(task: Task, manifest: Manifest) -> ReferenceMark | None:
+    if "validation" not in task.inputs:
+        return None
+    images = len(_array(task.inputs["validation"], "labels"))
+    source = manifest.source
+    return ReferenceMark(name=source.name, split="val", images=images, digest=manifest.digest, lossy=source.lossy)
+
+
 def _passport(task: Task, scorer: str) -> dict[str, Any]:
     """What the scores with ``scorer`` are of: the node's settings, and what the drawing says of itself."""
     config, context, inputs = task.config, task.context, task.inputs
@@ -126,9 +153,12 @@ def _passport(task: Task, scorer: str) -> dict[str, Any]:
             images=images,
             digest=manifest.digest,
             near=min(kept, samples),
+            kept=kept,
             lossy=manifest.source.lossy,
         ),
+        validation=_validation(task, manifest),
         extractor=ExtractorMark(**drawn["extractors"][scorer]),
+        judge=drawn["judge"],
         size=config["size"],
         resize=resize,
         stages=tuple(StageMark(**stage) for stage in context["stages"]),
@@ -139,5 +169,6 @@ def _passport(task: Task, scorer: str) -> dict[str, Any]:
         block=context["block"],
         device=drawn["device"],
         revision=drawn["revision"],
+        scored_by=git_revision(),
     )
     return passport.model_dump(mode="json")

@@ -139,11 +139,12 @@ class Round:
     def _trial_resources(self) -> dict[str, float]:
         """What a trial reserves: a CPU (and a GPU) to sample with, or next to nothing where it waits for training.
 
-        Trials that held all CPUs while their own workers asked for some would wait for ever.
+        Trials that held all CPUs or GPUs while their own workers asked for some would wait for ever.
         """
-        samples_only = all(path.split(".")[2:3] == ["sampling"] for path in self.paths)
+        if not all(path.split(".")[2:3] == ["sampling"] for path in self.paths):
+            return {"CPU": 0.01}
         gpus = self.experiment.resources.gpus_per_sampling_worker
-        return {"CPU": 1.0 if samples_only else 0.01} | ({"GPU": gpus} if gpus else {})
+        return {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
 
     def _tune(self, space: Mapping[str, Any], samples: int, progress: Any) -> list[dict[str, Any]]:
         """Run trials under Ray Tune on reused actors; a failed trial is a point with an error."""

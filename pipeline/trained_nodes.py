@@ -26,7 +26,7 @@ VERSIONS = {
     "pipeline.scores:score": 1,
     "pipeline.restoration:score_restoration": 3,
     "pipeline.examining:examine_chain": 1,
-    "pipeline.memorisation:nearest_training": 1,
+    "pipeline.memorisation:nearest_training": 2,
     "pipeline.cas.sample_sets:draw_sample_set": 1,
     "pipeline.cas.training:train_cas": 1,
     "pipeline.bounding:bound_stage": 2,

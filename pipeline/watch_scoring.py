@@ -1,6 +1,7 @@
 """One point of a curve: images drawn from weights of a moment, and how they compare with real ones. No Ray here.
 
-FID and KID are in the features of a classifier trained on the data set; another one, the judge, gives the accuracy.
+FID and KID are in the features of a classifier trained on the data set, whatever the scorer of the experiment is:
+those of a large net would take longer than the steps between two points. Another one, the judge, gives the accuracy.
 As many images as a moment's look takes, with the noise that the final scores are drawn with: the curve of a stage
 shows it getting better, and its last point is no substitute for the final score.
 """
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import torch
 
 from pipeline.classifier import Classifier, load_classifier, predict
 from pipeline.data.datasets import open_examples
+from pipeline.sampling import labels_of
 from pipeline.scoring.frechet import Reference
 from pipeline.scoring.kernel_distance import kernel_distance
 from pipeline.scoring.statistics import stats_of
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+FEATURES = "classifier"
 SUBSETS, SUBSET = 100, 1000  # of KID; smaller subsets where there are fewer images
 
 
@@ -43,10 +46,11 @@ class Real(NamedTuple):
     gaussian: Reference
 
 
-def score_weights(job: PointJob) -> dict[str, float | None] | None:
-    """The figures of a ``Point``: fid (None with no more samples than features), kid, accuracy, reference, seconds.
+def score_weights(job: PointJob) -> dict[str, Any] | None:
+    """What a ``Point`` says: fid (None with no more samples than features), kid, accuracy, reference, seconds, and of
+    what they are: features, labels.
 
-    None where weights were deleted before they were loaded.
+    None where weights were deleted before they were loaded. Raises RuntimeError where the weights draw no images.
     """
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -70,6 +74,8 @@ def score_weights(job: PointJob) -> dict[str, float | None] | None:
         "accuracy": right / len(fake),
         "reference": len(real.features),
         "seconds": time.monotonic() - started,
+        "features": FEATURES,
+        "labels": job.labels,
     }
 
 
@@ -84,12 +90,16 @@ def loaded(folders: tuple[Path, ...], device: str) -> list[TrainedStage] | None:
 
 
 def drawn(cascade: Cascade, job: PointJob) -> Iterator[tuple[Pixels, npt.NDArray[np.int64]]]:
-    """Chained images of the last stage, all classes in turn: blocks of uint8 (B, S, S, 3) and their labels (B,)."""
+    """Chained images of the last stage, with labels as the evaluation draws them: blocks of uint8 (B, S, S, 3) and the
+    labels (B,). Raises RuntimeError where images are not finite."""
     device, classes = next(cascade.stages[-1].net.parameters()).device, cascade.stages[-1].stage.spec.classes
     for indices, asked in blocks_of(job.samples, job.block):
-        labels = indices % classes
+        labels = labels_of(job.labels, indices, classes, str(job.data))
         rungs = cascade.sample_block(indices.to(device), labels.to(device), seed=job.seed, precision=job.precision)
-        yield to_uint8(rungs[-1].images[:asked].cpu()).numpy(), labels[:asked].numpy()
+        images = rungs[-1].images[:asked].cpu()
+        if not images.isfinite().all():
+            raise RuntimeError("images drawn from these weights are not finite")
+        yield to_uint8(images).numpy(), labels[:asked].numpy()
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ class PointJob:
     data: Path
     features: Path  # classifiers
     judge: Path
+    labels: str  # how classes are drawn: uniform or histogram
     samples: int
     reference: int
     block: int
@@ -30,7 +31,7 @@ class PointJob:
     polite: bool
 
 
-def score_in_task(job: PointJob) -> dict[str, float | None] | None:
+def score_in_task(job: PointJob) -> dict[str, Any] | None:
     """``pipeline.watch_scoring.score_weights`` in a process of Ray's that serves nothing else."""
     if job.polite:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)

@@ -35,9 +35,12 @@ class Point:
     samples: int
     reference: int  # real images that they were compared with
     seconds: float  # what drawing and scoring took
+    features: str  # of FID and KID: "classifier", the one trained on the data set, whatever else scores in the end
+    labels: str  # how the classes of the samples were drawn: uniform or histogram
 
     def metrics(self) -> dict[str, float]:
-        """As MLflow shows them: during_fid, during_kid, during_accuracy, and during_below_<stage> for their steps."""
+        """As MLflow shows them: during_fid and during_kid (in the features of the data set's own classifier),
+        during_accuracy, and during_below_<stage> for their steps."""
         found = {"during_kid": self.kid, "during_accuracy": self.accuracy}
         if self.fid is not None:
             found["during_fid"] = self.fid

@@ -40,7 +40,7 @@ def curve_of(nodes: Nodes, storage: LocalStorage, name: str) -> Curve:
     identity = {
         "watch": evaluation.during.model_dump(mode="json", include={"samples", "reference"}),
         "sampling": _sampling(nodes.experiment, name),
-        "evaluation": evaluation.model_dump(mode="json", include={"block", "seed", "precision"}),
+        "evaluation": evaluation.model_dump(mode="json", include={"block", "seed", "precision", "labels"}),
         "classifiers": [nodes.classifier("features", FEATURE_SEED).digest, nodes.judge.digest],
         "runs": runs,
     }
@@ -215,8 +215,9 @@ class Watch:
         self.curves[name].add(point)
         self.tracked.add(name, point)
         figures = [f"FID {point.fid:.3f}"] if point.fid is not None else []
-        figures += [f"KID {point.kid:.4f}", f"accuracy {point.accuracy:.3f}"]
-        self.say(f"train/{name}: step {point.step}: {', '.join(figures)}")
+        figures += [f"KID {point.kid:.4f}"]
+        told = f"{' and '.join(figures)} in the {point.features}'s features, accuracy {point.accuracy:.3f}"
+        self.say(f"train/{name}: step {point.step}: {told}")
 
     def _job(self, name: str, weights: tuple[Path, ...], places: tuple[Path, ...]) -> PointJob:
         evaluation, during = self.experiment.evaluation, self.during
@@ -227,6 +228,7 @@ class Watch:
             data=data,
             features=features,
             judge=judge,
+            labels=evaluation.labels,
             samples=during.samples,
             reference=during.reference,
             block=evaluation.block,

@@ -139,10 +139,10 @@ class Session:
         """Open the MLflow runs of this experiment: a parent, and one per stage."""
         from pipeline.recording import open_runs
 
-        # Of what is declared, not of what the search will choose: the same command must find the same runs again.
-        nodes = Nodes(self.experiment)
-        declared = nodes.evaluation() + ([nodes.search()] if self.experiment.search else [])
-        identity = digest_of([node.digest for node in declared])
+        # Of what is declared, not of what the search will choose: the same command must find the same runs again. Of
+        # settings and not of nodes: those of the evaluation ask for weights files that training does without.
+        elsewhere = {"data", "store", "tracking", "resources", "description"}
+        identity = digest_of([self.experiment.model_dump(mode="json", exclude=elsewhere), self.nodes.data.identity])
         self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
 
     @property

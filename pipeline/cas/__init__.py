@@ -6,5 +6,5 @@ of a class have, variety above all, which no score of single samples sees.
 
 Reading order: ``spec`` (the published protocol, and what may be scaled), ``sample_sets`` (one sample for every
 training image, as a data set), ``networks``, ``augmentation``, ``run`` with ``checkpoints`` (one worker's part of
-training, then the test), ``training`` (Ray Train, the graph node).
+training, then the test), ``training`` (Ray Train, the graph node), ``passport`` (what a score was measured on).
 """

@@ -4,8 +4,8 @@ As in training a stage (`pipeline.stage_run`), the commit log is the only truth 
 keyed by global step and position, so a run that was killed and goes on repeats itself: bit for bit with one or two
 workers on CPUs. With more than one the gradients of all are averaged, each example weighing the same. *Batch norms
 use the statistics of each worker's own examples*, as in the published protocol, whose workers held 32 to 128 each:
-so unlike elsewhere the number of workers changes the result by more than rounding, and it belongs to the settings of
-a comparison. The running statistics, which testing uses, are those of the first worker.
+so unlike elsewhere the number of workers changes the result by more than rounding: it is digested, and it may not
+change within a run. The running statistics, which testing uses, are those of the first worker.
 
 Every validation image is tested once, in blocks dealt out to all workers; the counts of right answers are added up.
 The test comes after the last step and never before: nothing is chosen by it.
@@ -212,8 +212,9 @@ class CasRun:
         name, folder = self.commits.new_folder(f"step-{self.step}")
         save_state(folder, self.net, self.optimizer)
         (folder / "history.json").write_text(json.dumps(self.history))
-        info = {"step": self.step, "seconds": self.seconds, "images": self.images, **accuracy}
-        entry = self.commits.commit(name, info | {"final": bool(accuracy)})
+        info: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "images": self.images}
+        info |= {"workers": self.world, "device": self.device.type}
+        entry = self.commits.commit(name, {**info, **accuracy, "final": bool(accuracy)})
         self.commits.prune(KEEP)
         return entry
 

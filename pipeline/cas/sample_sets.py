@@ -1,9 +1,10 @@
-"""Samples of a whole cascade as a data set: one for every training image, in one form per stage. Trains nothing.
+"""Samples of a whole cascade as a data set, in one form per stage. Trains nothing.
 
-Sample i has the label of training example i, so a set of as many samples as there are training images has their class
-histogram exactly. A chain is drawn once and every stage's image of it is stored, each in the form of its own size: so
-the score can be had at each stage's resolution. It is a data set like any other (`pipeline.data.manifest`), with an
-empty held-out split, and says of itself that it is samples, whose small images are no means of the large ones.
+For the accuracy score sample i has the label of training example i, so a set of as many samples as there are training
+images has their class histogram exactly; samples that are kept for others have the labels that the evaluation asks
+for. A chain is drawn once and every stage's image of it is stored, each in the form of its own size: so the score can
+be had at each stage's resolution. It is a data set like any other (`pipeline.data.manifest`), with an empty held-out
+split, and says of itself that it is samples, whose small images are no means of the large ones.
 
 A shard is a fixed range of sample indices and a plain function of the settings: any worker draws the same bytes.
 """
@@ -31,6 +32,7 @@ from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
 from pipeline.objects import open_objects
 from pipeline.parts import fan_out_of
+from pipeline.sampling import refuse_nonfinite
 from pipeline.storage import sha256_of
 from stages.cascade import Cascade
 from stages.checkpoints import load_trained, read_description
@@ -67,7 +69,10 @@ class SampleContent:
         return self.stop - self.start
 
     def squares(self, size: int) -> Iterator[Square | Undecodable]:
-        """Every sample at ``size`` px (the last stage's), and beside it what the stages below it drew."""
+        """Every sample at ``size`` px (the last stage's), and beside it what the stages below it drew.
+
+        Raises FloatingPointError where a stage drew what is not finite, naming the lowest that did.
+        """
         drawing = self.drawing
         torch.set_num_threads(drawing.threads)
         cascade = _cascade(drawing.stages, drawing.sampling, drawing.device)
@@ -80,8 +85,11 @@ class SampleContent:
                 seed=drawing.seed,
                 precision=drawing.precision,
             )
+            stored = min(drawing.block, self.stop - first)
+            for trained, rung in zip(cascade.stages, rungs, strict=True):
+                refuse_nonfinite(rung.images[:stored], trained.stage.spec.name, indices[:stored])
             pixels = [to_uint8(rung.images).cpu().numpy() for rung in rungs]
-            for place in range(min(drawing.block, self.stop - first)):
+            for place in range(stored):
                 images = {drawn.shape[1]: Image.fromarray(drawn[place]) for drawn in pixels}
                 yield Square(f"{first + place:08d}", images[size], int(labels[place]), False, images)
 
@@ -97,11 +105,12 @@ def _cascade(stages: tuple[str, ...], sampling: tuple[StageSamplingSpec, ...], d
 
 
 def draw_sample_set(task: Task) -> dict[str, Any]:
-    """Graph node: samples of a cascade with the labels of the training images, as a data set in ``shards``.
+    """Graph node: samples of a cascade as a data set in ``shards``.
 
     Inputs: ``data``, and ``train <stage>`` for every stage. Settings: ``stages`` [{"name", "sampling"}, ...] base
-    first, ``images`` (None: one per training image), ``seed``, ``block``, ``precision`` and ``shard_blocks``. Shards
-    grow in the task's scratch folder: what a killed driver had published is there when the node is started again.
+    first, ``images`` (None: one per training image), ``labels`` ("histogram": those of the training images; "uniform":
+    all classes in turn), ``seed``, ``block``, ``precision`` and ``shard_blocks``. Shards grow
+    in the task's scratch folder: what a killed driver had published is there when the node is started again.
     """
     config = task.config
     folders = {stage["name"]: task.inputs[f"train {stage['name']}"] for stage in config["stages"]}
@@ -118,7 +127,9 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     count = config["images"] or len(training)
     request = _request(config, folders, count, training.manifest)
     objects = open_objects(task.scratch / "shards")
-    jobs = list(_jobs(objects.address, request.forms, drawing, training.labels, count, config["shard_blocks"]))
+    uniform = np.arange(len(training.classes))
+    labels = training.labels if config["labels"] == "histogram" else uniform
+    jobs = list(_jobs(objects.address, request.forms, drawing, labels, count, config["shard_blocks"]))
     fan_out = fan_out_of(task.context)
     manifest = publish(
         objects, request, lambda: Written(training.classes, write_shards(objects, jobs, 0, fan_out, task.progress))
@@ -137,7 +148,8 @@ def _request(config: Mapping[str, Any], stages: Mapping[str, Path], count: int, 
     fingerprint = digest_of({"settings": dict(config), "weights": weights, "labels": training.digest})
     sizes = sorted({_size_of(folder) for folder in stages.values()}, reverse=True)
     forms = tuple(Form(size=size, encoding="png", quality=None) for size in sizes)
-    numbers = {key: config[key] for key in ("seed", "block", "precision", "shard_blocks")} | {"images": count}
+    settings = ("labels", "seed", "block", "precision", "shard_blocks")
+    numbers = {key: config[key] for key in settings} | {"images": count}
     return Request("samples", f"samples of {' > '.join(stages)}", fingerprint, forms, RESIZE, numbers)
 
 
@@ -153,14 +165,14 @@ def _jobs(
     address: str,
     forms: tuple[Form, ...],
     drawing: Drawing,
-    real: npt.NDArray[np.int64],
+    all_labels: npt.NDArray[np.int64],
     count: int,
     shard_blocks: int,
 ) -> Iterator[ShardJob]:
-    """One job per shard of whole blocks; ``real`` are the labels of the training images, over and over if need be."""
+    """One job per shard of whole blocks; ``all_labels`` are given over and over if need be."""
     step = shard_blocks * drawing.block
     for number, start in enumerate(range(0, count, step)):
-        labels = real[np.arange(start, start + step) % len(real)]
+        labels = all_labels[np.arange(start, start + step) % len(all_labels)]
         content = SampleContent(drawing, start, min(start + step, count), tuple(labels.tolist()))
         yield ShardJob(address, forms, "train", number, content, 0)
 

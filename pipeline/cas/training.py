@@ -9,33 +9,42 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from pipeline.cas.passport import CasPassport
 from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.spec import CasSpec
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
+from pipeline.data.datasets import data_place
+from pipeline.data.manifest import load_manifest
+from pipeline.experiment import digest_of
+from pipeline.revision import git_revision
 from pipeline.train_workers import run_workers
 
 
 def train_cas(task: Task) -> dict[str, Any]:
     """Graph node: the classification accuracy score of the images in ``train``, and the trained net.
 
-    Inputs: ``train`` and ``data`` (real images to test on). Settings: ``cas`` (a CasSpec), ``size`` in px and
-    ``shuffle``. Raises UserError where both inputs differ in their classes or the net does not suit the size.
+    Inputs: ``train`` and ``data`` (real images to test on). Settings: ``cas`` (a CasSpec), ``size`` in px, ``shuffle``
+    and ``workers``, whose number is a setting here as batch norms depend on it. Context: beside what places the
+    workers, ``stages``, the marks of those that made the samples. Raises UserError where both inputs differ in their
+    classes or the net does not suit the size.
     """
     run = str((task.scratch / "run").relative_to(task.storage.root))
     commits = CommitLog(task.storage, run, owner="reader", clock=time.time)
     found = commits.latest_whole(_is_final)
     if found is None:
-        settings = vars(_settings(task, run))
+        settings, context = vars(_settings(task, run)), {**task.context, "workers": task.config["workers"]}
         name, ray_folder = task.scratch.name, task.scratch / "ray-train"
-        run_workers(cas_loop, settings, context=task.context, commits=commits, name=name, folder=ray_folder)
+        run_workers(cas_loop, settings, context=context, commits=commits, name=name, folder=ray_folder)
         found = commits.latest_whole(_is_final)
         assert found is not None, f"{run}: training ended without a final commit"
     entry, folder = found
+    assert entry.info["workers"] == task.config["workers"], f"{run}: {entry.info['workers']} workers trained"
     for name in ("net.safetensors", "history.json"):
         os.link(folder / name, task.out / name)
     spec = CasSpec.model_validate(task.config["cas"])
@@ -45,7 +54,30 @@ def train_cas(task: Task) -> dict[str, Any]:
         "epochs": spec.epochs,
         "steps": entry.info["step"],
         "size": task.config["size"],
+        "workers": task.config["workers"],
+        "passport": _passport(task, spec, entry.info).model_dump(mode="json"),
     }
+
+
+def _passport(task: Task, spec: CasSpec, trained: Mapping[str, Any]) -> CasPassport:
+    """What the score is of; ``trained`` is what the last commit says of the training."""
+    train, data = (load_manifest(data_place(task.inputs[role]).address).digest for role in ("train", "data"))
+    told = {"net", "images", "seed", "precision"}
+    return CasPassport(
+        source="real" if task.inputs["train"] == task.inputs["data"] else "chained",
+        stages=task.context["stages"],
+        data=data,
+        train_digest=train,
+        net=spec.net.words,
+        protocol=digest_of(spec.model_dump(mode="json", exclude=told | {"shard_blocks"})),
+        images=trained["images"],
+        size=task.config["size"],
+        seed=spec.seed,
+        workers=task.config["workers"],
+        precision=spec.precision,
+        device=trained["device"],
+        revision=git_revision(),
+    )
 
 
 def _is_final(entry: Entry) -> bool:

@@ -70,7 +70,8 @@ class Images(Protocol):
 
     @property
     def digest(self) -> str:
-        """Sha256 that changes with the bytes of any image; may read all of them."""
+        """Sha256 that changes with the bytes of any image; may read all of them. That of a data set is of all its
+        splits, so ``split`` belongs to it."""
 
     def changed(self, fit: Fit) -> str | None:
         """What is done to images as they lie there, to have them of that size; None: nothing."""

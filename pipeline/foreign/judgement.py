@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 
 from pipeline.data.manifest import SplitName
 from pipeline.errors import UserError
@@ -19,7 +19,7 @@ from pipeline.foreign.references import Statistics, cached_reference, key_of, re
 from pipeline.foreign.scorers import recipe_of
 from pipeline.revision import git_revision
 from pipeline.scoring.family import Measured, ReferenceMeasured, scores_of
-from pipeline.scoring.passport import ExtractorMark, Labels, Passport, ReferenceMark, SourceMark
+from pipeline.scoring.passport import Labels, Passport, ReferenceMark, SourceMark
 from pipeline.scoring.statistics import stats_of
 from pipeline.scoring.weights import digest_of
 
@@ -66,14 +66,13 @@ class _Hands(NamedTuple):
     progress: Progress
 
 
-def judge(
-    request: Request, *, fan_out: FanOut, threads: int | None, scratch: Path, progress: Progress
-) -> dict[str, Any]:
+def judge(request: Request, *, fan_out: FanOut, threads: int, scratch: Path, progress: Progress) -> dict[str, Any]:
     """Scores (`pipeline.scoring.family.scores_of`), ``passport`` and ``left_out``, as plain JSON.
 
-    ``threads`` are torch's in each worker (None: as it is). Raises UserError for whatever a person must change, what
-    can be known at once before any feature is extracted.
+    ``threads`` are torch's, here and in every worker: another number may change the last bits. Raises
+    UserError for whatever a person must change, what can be known at once before any feature is extracted.
     """
+    torch.set_num_threads(threads)
     samples = open_images(request.images, scratch=scratch, split=request.sample_split, option="--sample-split")
     against = _open_reference(request, scratch)
     fit = _fit(request, samples, against)
@@ -92,22 +91,23 @@ def judge(
         indices=(0, count),
         source=SourceMark(
             kind="foreign",
-            address=samples.title,
+            address=samples.title if samples.split is None else f"{samples.title} ({samples.split})",
             digest=samples.digest,
             resize=samples.changed(fit),
             lossy=samples.lossy,
         ),
         reference=_mark(against, reference, count),
-        extractor=_extractor(recipe),
+        extractor=recipe.mark,
         size=fit.size,
         resize="statistics as the file holds them" if against.images is None else against.images.made(fit),
-        labels=request.labels or _labels(samples, count),
+        labels=request.labels or "unknown",  # even equal counts may be those of a histogram
         neighbours=request.neighbours,
         seed=None,
         precision="f32",
         block=request.block,
-        device=request.device,
+        device=f"cpu, torch threads: {threads}" if request.device == "cpu" else request.device,
         revision=git_revision(),
+        scored_by=git_revision(),
     )
     return {**scores, "passport": passport.model_dump(mode="json"), "left_out": list(samples.left_out)}
 
@@ -184,7 +184,7 @@ def _measure_reference(
             assert images is not None
             return _take("reference", images, len(images), request.block, fit, recipe, hands, folder)
 
-        found = cached_reference(key_of(images, fit, _extractor(recipe), request.block), _references(request), take)
+        found = cached_reference(key_of(images, fit, recipe, request.block), _references(request), take)
     if statistics is None:
         assert found is not None
         return found
@@ -204,18 +204,6 @@ def _mark(against: _Against, reference: ReferenceMeasured, count: int) -> Refere
         images=reference.images,
         digest=digest_of(Path(against.address).expanduser()) if images is None else images.digest,
         near=reference.near(count),
+        kept=None if reference.features is None else len(reference.features),
         lossy=None if images is None else images.lossy,
     )
-
-
-def _extractor(recipe: Recipe) -> ExtractorMark:
-    built = recipe.extractor
-    return ExtractorMark(name=built.name, layer=built.layer, sha256=built.sha256)
-
-
-def _labels(samples: Images, count: int) -> Labels:
-    """Uniform where every class has as many samples, or one more; what else they are drawn from nobody can see."""
-    if samples.labels is None:
-        return "unknown"
-    counts = np.unique(samples.labels[:count], return_counts=True)[1]
-    return "uniform" if counts.max() - counts.min() <= 1 else "unknown"

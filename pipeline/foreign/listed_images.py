@@ -98,7 +98,9 @@ class ListedImages:
         return whole.hexdigest()
 
     def changed(self, fit: Fit) -> str | None:
-        return None if fit.filter is None else f"{told_resize(fit)} where they were of another size"
+        if fit.filter is None:
+            return None
+        return f"cut to the centre square where they were none; {told_resize(fit)} where they were of another size"
 
     def made(self, fit: Fit) -> str:
         return self.changed(fit) or AS_THEY_ARE

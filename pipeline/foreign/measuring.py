@@ -1,7 +1,9 @@
 """Images to features, in canonical blocks, on any number of workers. No score is computed here.
 
-The net always sees exactly one block (the last may be smaller), and results are written in index order, so on a CPU
-the bits do not depend on who computed which block. Features go to a memory-mapped file: 50,000 of Inception are 400 MB.
+The net always sees exactly one block (the last may be smaller), with the same number of threads in every process, and
+results are written in index order: so on CPUs of one kind the bits do not depend on how many workers there were, or
+which block was whose. Another number of threads, another kind of CPU or a GPU may change the last ones.
+Features go to a memory-mapped file: 50,000 of Inception are 400 MB.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.fan_out import FanOut
 from pipeline.foreign.images import Block, Fit, Images
 from pipeline.scoring.extractors import Extractor, Seen, build_extractor
+from pipeline.scoring.passport import ExtractorMark
 
 Singles = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -30,25 +34,27 @@ _BLOCKS_PER_JOB = 4  # fewer would be more messages than work; more would leave 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to build the extractor in any process: ``scorer`` is its config as JSON, ``threads`` torch's (None: any)."""
+    """How to build the extractor in any process: ``scorer`` is its config as JSON, ``threads`` those of torch."""
 
     scorer: str
     weights: Path
     device: str
-    threads: int | None = None
+    threads: int
 
     @property
     def extractor(self) -> Extractor:
         """The extractor, built once in each process."""
         return _built(self)
 
+    @property
+    def mark(self) -> ExtractorMark:
+        """What passports say of it."""
+        built = self.extractor
+        return ExtractorMark(name=built.name, layer=built.layer, sha256=built.sha256)
+
 
 @lru_cache(maxsize=1)
 def _built(recipe: Recipe) -> Extractor:
-    if recipe.threads is not None:
-        import torch
-
-        torch.set_num_threads(recipe.threads)
     return build_extractor(json.loads(recipe.scorer), weights=recipe.weights, device=recipe.device)
 
 
@@ -62,6 +68,7 @@ class Job:
 
 def see(job: Job) -> list[Seen]:
     """What the net sees in each block of a job. A plain function: it may run anywhere."""
+    torch.set_num_threads(job.recipe.threads)
     extract = job.recipe.extractor
     return [extract(block.read()) for block in job.blocks]
 

@@ -63,7 +63,8 @@ class Mapped:
 class NpzImages:
     """The images of an .npz: see `pipeline.foreign.images.Images`. Raises UserError where it holds none."""
 
-    split, lossy, left_out = None, False, ()
+    split, left_out = None, ()
+    lossy = None  # 8 bits in a row: nobody can see whether they were a JPEG before
 
     def __init__(self, path: Path) -> None:
         self.path, self.title = path.absolute(), str(path)  # a worker may be in another folder

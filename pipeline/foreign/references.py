@@ -1,9 +1,10 @@
 """What samples are compared with: statistics and features of reference images, computed once and kept.
 
-An entry of the cache is filed under the digest of the images' bytes, how they got to their size, the extractor's
-weights and the block, so it can never be the wrong one, only be missing: it is written beside and renamed, and one that
-cannot be read is made again. A reference batch of ADM holds statistics (``mu``, ``sigma`` of the pool features;
-``mu_s``, ``sigma_s`` of the spatial ones), which are taken as they are.
+An entry of the cache is filed under the digest of the images' bytes, their split, how they got to their size, the
+extractor's weights, and what moves the last bits: the block, the device and the threads. So it can never be the wrong
+one, only be missing: it is written beside and renamed, and one that cannot be read is made again. A reference batch
+of ADM holds statistics (``mu``, ``sigma`` of the pool features; ``mu_s``, ``sigma_s`` of the spatial ones), which are
+taken as they are.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ import numpy.typing as npt
 from pipeline.data.scratch import scratch_folder
 from pipeline.errors import UserError
 from pipeline.foreign.images import Fit, Images
-from pipeline.foreign.measuring import Taken
+from pipeline.foreign.measuring import Recipe, Taken
 from pipeline.foreign.npz_images import load_arrays, members_of
 from pipeline.scoring.family import ReferenceMeasured
 from pipeline.scoring.passport import ExtractorMark
 from pipeline.scoring.statistics import FeatureStats, stats_of
 
 KEPT = 50_000  # features of so many images are kept beside the statistics of all: 400 MB of Inception
-_FORMAT = 1
+_FORMAT = 2
 # One less is a power of two, so that the covariance of `FeatureStats` is the file's own, bit for bit.
 _MANY = 2**20 + 1
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -42,21 +43,25 @@ class Key(NamedTuple):
     """What the features of reference images depend on."""
 
     digest: str
+    split: str | None
     made: str
     size: int
     extractor: ExtractorMark
     block: int
+    device: str
+    threads: int
 
     @property
     def name(self) -> str:
         """The entry's folder in the cache."""
-        fields = [_FORMAT, KEPT, self.digest, self.made, self.size, self.extractor.model_dump(mode="json"), self.block]
-        return hashlib.sha256(json.dumps(fields).encode("ascii")).hexdigest()
+        fields = self._asdict() | {"extractor": self.extractor.model_dump(mode="json"), "entry": [_FORMAT, KEPT]}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def key_of(images: Images, fit: Fit, extractor: ExtractorMark, block: int) -> Key:
+def key_of(images: Images, fit: Fit, recipe: Recipe, block: int) -> Key:
     """The key of all images of a source."""
-    return Key(images.digest, images.made(fit), fit.size, extractor, block)
+    made = images.made(fit)
+    return Key(images.digest, images.split, made, fit.size, recipe.mark, block, recipe.device, recipe.threads)
 
 
 def cached_reference(key: Key, cache: Path, take: Take) -> ReferenceMeasured:

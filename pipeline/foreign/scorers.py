@@ -17,9 +17,7 @@ from pipeline.sentences import first_message
 _DEFAULT_DINO: DinoModel = "dinov2-vit-l-14"
 
 
-def recipe_of(
-    scorer: str, weights: str | None, sha256: str | None, device: str, cache: Path, threads: int | None
-) -> Recipe:
+def recipe_of(scorer: str, weights: str | None, sha256: str | None, device: str, cache: Path, threads: int) -> Recipe:
     """How to build the extractor that ``scorer`` names: ``inception``, ``dinov2`` or one of its models by its full
     name, or the folder of a trained classifier. A URL in ``weights`` is fetched into ``cache``.
 
@@ -35,9 +33,7 @@ def recipe_of(
     return Recipe(json.dumps({"kind": "classifier"}), folder, device, threads)
 
 
-def _public(
-    scorer: str, weights: str | None, sha256: str | None, device: str, cache: Path, threads: int | None
-) -> Recipe:
+def _public(scorer: str, weights: str | None, sha256: str | None, device: str, cache: Path, threads: int) -> Recipe:
     model = _DEFAULT_DINO if scorer == "dinov2" else scorer
     if weights is None:
         known = INCEPTION_FILE if scorer == "inception" else DINO_FILES[model]

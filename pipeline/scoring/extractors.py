@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from pipeline.scoring.weights import INCEPTION_FILE, checked_file, read_state
 from stages.images import to_float
 
 Floats = npt.NDArray[np.float32]
+LAYERS = {"classifier": "features", "inception": "2048", "dinov2": "dinov2"}  # of the scorers, by kind
 _ON_CPU = 16  # images that a large net sees at once: more are no faster there, and 64 take a gigabyte
 
 
@@ -35,6 +36,20 @@ class Seen(NamedTuple):
     features: Floats
     logits: Floats | None
     spatial: Floats | None
+
+
+class Mark(TypedDict):
+    """What a passport says of a net: the fields of `pipeline.scoring.passport.ExtractorMark`."""
+
+    name: str
+    layer: str
+    sha256: str
+
+
+def extractor_mark(config: Mapping[str, Any], sha256: str) -> Mark:
+    """The mark of the extractor that ``config`` asks for, with weights of ``sha256``; a member of a family has its own
+    name (dinov2-vit-l-14)."""
+    return {"name": config.get("model", config["kind"]), "layer": LAYERS[config["kind"]], "sha256": sha256}
 
 
 class Extractor(Protocol):
@@ -106,8 +121,8 @@ def _classifier(config: Mapping[str, Any], folder: Path, device: torch.device) -
         features = classifier.features(to_float(pixels))
         return features, classifier.logits(features), None
 
-    dimension = classifier.head.in_features
-    return _Extractor("classifier", "features", digest, dimension, net, device, None)
+    mark, dimension = extractor_mark(config, digest), classifier.head.in_features
+    return _Extractor(**mark, dimension=dimension, net=net, device=device, at_once=None)
 
 
 def _inception(config: Mapping[str, Any], weights: Path, device: torch.device) -> Extractor:
@@ -121,7 +136,8 @@ def _inception(config: Mapping[str, Any], weights: Path, device: torch.device) -
         return tuple(inception(pixels.permute(0, 3, 1, 2)))
 
     at_once = _ON_CPU if device.type == "cpu" else None
-    return _Extractor("inception", "2048", file.sha256, INCEPTION_DIMENSION, net, device, at_once)
+    mark = extractor_mark(config, file.sha256)
+    return _Extractor(**mark, dimension=INCEPTION_DIMENSION, net=net, device=device, at_once=at_once)
 
 
 def _dino(config: Mapping[str, Any], weights: Path, device: torch.device) -> Extractor:
@@ -134,4 +150,5 @@ def _dino(config: Mapping[str, Any], weights: Path, device: torch.device) -> Ext
         return dino(pixels.permute(0, 3, 1, 2))[0], None, None
 
     at_once = _ON_CPU if device.type == "cpu" else None
-    return _Extractor("dinov2", "dinov2", file.sha256, DINO_DIMENSIONS[config["model"]], net, device, at_once)
+    mark = extractor_mark(config, file.sha256)
+    return _Extractor(**mark, dimension=DINO_DIMENSIONS[config["model"]], net=net, device=device, at_once=at_once)

@@ -71,16 +71,21 @@ def scores_of(sample: Measured, reference: ReferenceMeasured, *, neighbours: int
     count, dimension = sample.features.shape
     assert sample.stats.count == count, f"statistics of {sample.stats.count} samples, features of {count}"
     assert reference.stats.dimension == dimension, f"{dimension} features against {reference.stats.dimension}"
-    flags = list(_flags(count, dimension, reference))
+    flags = list(_flags(sample, reference))
     found = {"samples": count, **_frechet(sample, reference), "sfid": _spatial(sample, reference)}
     return {**found, **_near(sample, reference, neighbours), **_certainty(sample), "flags": flags}
 
 
-def _flags(count: int, dimension: int, reference: ReferenceMeasured) -> Iterator[str]:
+def _flags(sample: Measured, reference: ReferenceMeasured) -> Iterator[str]:
+    count, dimension = sample.features.shape
     sides = [(count, "samples"), (reference.images, "reference images")]
     for number, name in sides:
         if number is not None and (sentence := sample_size(number, dimension, images=name).sentence):
             yield sentence
+    if sample.spatial is not None and reference.spatial is not None:
+        size = sample_size(sample.spatial.count, sample.spatial.dimension)
+        if size.verdict == "refused":
+            yield f"no sFID of {sample.spatial.count:,} samples: it has {sample.spatial.dimension:,} dimensions"
     if reference.features is None:
         yield "no KID, precision and recall: the reference is statistics alone, without images"
 

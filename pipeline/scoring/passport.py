@@ -71,13 +71,15 @@ class SourceMark(_Mark):
 
 class ReferenceMark(_Mark):
     """What they were compared with: ``images`` make the statistics, the first ``near`` of them are where nearest
-    neighbours are sought (precision, recall). None: not known, as of statistics that came from elsewhere."""
+    neighbours are sought (precision, recall), the first ``kept`` what KID and FID within classes look at. None: not
+    known, as of statistics that came from elsewhere."""
 
     name: str
     split: str | None
     images: int | None
     digest: str
     near: int | None = None
+    kept: int | None = None
     lossy: bool | None = None
 
 
@@ -102,18 +104,27 @@ class StageMark(_Mark):
     augmentation: str | None
     level: float | None
     ema_length: float | None
+    eta: float | None = None
+    variance: str | None = None
+    schedule: str | None = None  # as JSON, where sampling walks another one than training
+    thresholding: str | None = None
+    percentile: float | None = None
 
 
 class Passport(_Mark):
     """What a score was measured on, with, and how. ``indices`` are (first, past the last) of the samples drawn;
-    ``size`` is the side in px at which images were judged, ``resize`` how the reference got there. None: not known.
+    ``size`` is the side in px at which images were judged, ``resize`` how the reference got there. ``validation`` is
+    the second reference, of ``fid_val``; ``judge`` the sha256 of the weights of the classifier behind accuracy;
+    ``revision`` that drew and measured, ``scored_by`` that scored. None: not known, or there is none.
     """
 
     samples: int
     indices: tuple[int, int] | None
     source: SourceMark
     reference: ReferenceMark
+    validation: ReferenceMark | None = None
     extractor: ExtractorMark
+    judge: str | None = None
     size: int
     resize: str
     stages: tuple[StageMark, ...] = ()
@@ -124,6 +135,7 @@ class Passport(_Mark):
     block: int
     device: str
     revision: str
+    scored_by: str | None = None
 
     @property
     def digest(self) -> str:

@@ -140,7 +140,7 @@ def test_a_dry_run_prints_experiment_and_graph_and_starts_nothing(tmp_path: Path
     figures = json.loads(rayfall(*common, "--json").stdout)
     assert figures["experiment"]["seed"] == 7
     nodes = {node["name"]: node for node in figures["nodes"]}
-    assert nodes["chained/sr16"]["inputs"] == ["chained/base8", "train/sr16"]
+    assert nodes["chained/sr16"]["inputs"] == ["chained/base8", "classifier/features", "classifier/judge", "train/sr16"]
     assert not any(node["reused"] for node in figures["nodes"])
     words = rayfall(*common).stdout
     assert '"seed": 7' in words

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from jobs.scoring import _threads
 from pipeline.classifier import Classifier, save_classifier
 from pipeline.scoring.inception_blocks import state_shapes
 from pipeline.scoring.passport import Passport
@@ -108,6 +109,19 @@ def test_inception_and_an_adm_reference_batch(place: Path, tmp_path: Path) -> No
     assert (figures["precision"], figures["recall"]) == (1.0, 1.0), "the same images in another order"
     assert figures["passport"]["extractor"]["name"] == "inception"
     assert figures["passport"]["reference"]["images"] is None
+
+
+def test_threads_are_one_for_each_worker_and_what_was_said_or_found_without(place: Path, tmp_path: Path) -> None:
+    assert _threads({"workers": 2}) == 1
+    assert _threads({"workers": 2, "threads": 3}) == 3
+    assert _threads({}) == torch.get_num_threads()
+    before = torch.get_num_threads()
+    try:
+        answer = evaluate(*order(place, tmp_path), "--threads", 2, "--json")
+    finally:
+        torch.set_num_threads(before)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["passport"]["device"] == "cpu, torch threads: 2"
 
 
 WRONG: dict[str, tuple[Callable[[Path], list[object]], str]] = {

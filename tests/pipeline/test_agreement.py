@@ -83,6 +83,26 @@ def test_parts_that_cannot_go_together_are_refused(changes: dict[str, Any], says
     assert says in refused(**changes)
 
 
+CAS = {"samples": 99, "reference": 99, "cas": {"batch_size": 8, "net": {"kind": "resnet18"}}}
+
+
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [
+        ({"min": 1, "max": 2}, "resources.workers is a range, 1 to 2, and the score of evaluation.cas depends on"),
+        ({"min": 2, "max": 2}, "resources.workers is a range, 2 to 2"),
+        (5, "evaluation.cas.batch_size 8 has fewer than 2 images for each of 5 workers, too few for the stat"),
+    ],
+)
+def test_the_workers_of_an_accuracy_score_are_a_number_with_two_images_each(workers: Any, says: str) -> None:
+    assert says in refused(evaluation=CAS, resources={"workers": workers})
+    experiment_of(resources={"workers": workers})
+
+
+def test_two_images_for_each_worker_are_enough() -> None:
+    assert experiment_of(evaluation=CAS, resources={"workers": 4}).resources.workers == 4
+
+
 def test_what_is_not_described_is_not_refused() -> None:
     huge = {"samples": 10**6, "reference": 10**6}
     assert experiment_of(data=IMAGES, evaluation=huge).evaluation.samples == 10**6

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.cas.passport import CasPassport
 from pipeline.collecting import collect
 from pipeline.dag import Result
 from pipeline.data.ingest import ingest_drawn, make_forms
@@ -17,7 +19,8 @@ from pipeline.outcome import Outcome, figures_of
 from pipeline.recorded_scores import comparison_of, metrics_of, passport_tags, passports_of
 from pipeline.report import render
 from pipeline.report_parts import Report
-from pipeline.scoring.passport import Passport
+from pipeline.score_tables import passport_tables
+from pipeline.scoring.passport import Passport, StageMark
 
 TEXT = """\
 name: tiny
@@ -107,6 +110,7 @@ CHAIN = {
 MEMORY = {
     "neighbours": [{"index": 3, "label": 2, "nearest": [17, 5], "distances": [0.5, 0.75]}],
     "reference": 100,
+    "of": 400,
     "compared": 40,
     "distances": {"median": 1.0, "p01": 0.5},
     "real_distances": {"median": 1.25, "p01": 0.25},
@@ -114,6 +118,26 @@ MEMORY = {
     "scorer": "classifier",
 }
 CAS = {"cas_top1": 0.625, "cas_top5": None, "net": "small", "images": 100, "epochs": 2, "steps": 9, "seconds": 1.0}
+
+
+def cas_passport(*stages: str) -> dict[str, Any]:
+    mark = {"size": 16, "weights": None, "sampler": "ddpm", "steps": 2, "guidance": 1.0, "guidance_interval": None}
+    mark |= {"augmentation": None, "level": None, "ema_length": None}
+    return CasPassport(
+        source="chained" if stages else "real",
+        stages=tuple(StageMark.model_validate({**mark, "name": name}) for name in stages),
+        data="ab" * 32,
+        train_digest="cd" * 32,
+        net="small",
+        protocol="ef" * 32,
+        images=100,
+        size=16,
+        seed=0,
+        workers=2,
+        precision="f32",
+        device="cpu",
+        revision="unknown",
+    ).model_dump(mode="json")
 
 
 @pytest.fixture
@@ -139,8 +163,11 @@ def outcome(tmp_path: Path) -> Outcome:
         "oracle/sr": (preview(tmp_path / "oracle", 16), {}),
         "chain/sr": (tmp_path, CHAIN),
         "memorisation/sr": (tmp_path / "memory", MEMORY),
-        "cas/sr": (tmp_path, {**CAS, "size": 16}),
-        "cas/real/16": (tmp_path, {**CAS, "size": 16, "cas_top1": 0.75}),
+        "cas/sr": (tmp_path, {**CAS, "size": 16, "workers": 2, "passport": cas_passport("base", "sr")}),
+        "cas/real/16": (
+            tmp_path,
+            {**CAS, "size": 16, "cas_top1": 0.75, "workers": 2, "passport": cas_passport()},
+        ),
     }
     for name, size in (("base", 8), ("sr", 16), ("single", 16)):
         found[f"train/{name}"] = (tmp_path / "train", trained)
@@ -180,7 +207,32 @@ def test_near_images_are_pictures_with_their_distances(collected: Report) -> Non
     assert (row.index, row.label) == (3, "corner")
     assert [(near.index, near.distance) for near in row.nearest] == [(17, 0.5), (5, 0.75)]
     assert row.png.startswith(b"\x89PNG")
+    assert (found.reference, found.of) == (100, 400)
     assert (found.real_near, found.nearer, found.scorer) == (0.25, 0.025, "the data set's own classifier")
+
+
+def test_an_accuracy_score_has_a_passport_of_its_own(collected: Report) -> None:
+    stage = collected.stage("sr")
+    assert stage.cas is not None
+    assert stage.cas.workers == 2
+    tables = {table.name: table for table in passport_tables(collected)}
+    table = tables["sr, classification accuracy score"]
+    assert table.columns == ["trained on samples", "trained on real images"]
+    rows = dict(table.rows)
+    assert rows["computed in"] == ["f32 by 2 workers on cpu"]
+    assert rows["stage sr"] == ["16 px, ddpm 2 steps, guidance 1", "–"]
+    assert "base, classification accuracy score" not in tables
+    assert "sr, classification accuracy score" in render(collected)
+
+
+def test_a_search_without_a_preview_is_told_without_pictures(outcome: Outcome, tmp_path: Path) -> None:
+    np.save(tmp_path / "memory" / "pairs.npy", np.empty((0, 4, 16, 16, 3), np.uint8))
+    result = Result(tmp_path / "memory", {**MEMORY, "neighbours": []}, 1.0, reused=False)
+    results = {**outcome.results, "memorisation/sr": result}
+    report = collect(replace(outcome, results=results), set(), created=0.0, command="rayfall run x.yaml")
+    page = render(report)
+    assert "Searched among the first 100 of 400 training images" in page
+    assert "There are no samples of the classes that a preview shows." in page
 
 
 def test_what_was_not_done_is_absent_and_the_page_stands(collected: Report) -> None:
@@ -233,7 +285,18 @@ def test_metrics_are_flat_and_what_was_refused_is_left_out(outcome: Outcome) -> 
 
 def test_passports_go_along_and_their_tags_are_searchable(outcome: Outcome) -> None:
     found = passports_of(outcome, "sr")
-    assert list(found) == ["chained", "chained_dinov2", "oracle", "oracle_dinov2", "real", "real_dinov2"]
+    assert list(found) == [
+        "chained",
+        "chained_dinov2",
+        "oracle",
+        "oracle_dinov2",
+        "real",
+        "real_dinov2",
+        "cas",
+        "cas_real",
+    ]
+    assert CasPassport.model_validate(found["cas"]).stages[-1].name == "sr"
+    assert list(passports_of(outcome, "base")) == ["chained", "chained_dinov2", "real", "real_dinov2"]
     tags = passport_tags(found["chained"])
     assert tags["rayfall.passport"] == Passport.model_validate(found["chained"]).digest
     assert tags["rayfall.passport.samples"] == "40"
@@ -258,3 +321,4 @@ def test_all_of_it_is_recorded_under_one_parent(outcome: Outcome, collected: Rep
     assert client.get_run(parent).data.metrics["sr.chained_fid"] == 6.0
     text = (Path(run.info.artifact_uri.removeprefix("file://")) / "passports.json").read_text()
     assert json.loads(text)["oracle"]["source"]["kind"] == "oracle"
+    assert json.loads(text)["cas"]["workers"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_distances_are_those_to_the_nearest_training_image(task: Task) -> None:
     expected = np.linalg.norm(held_out[:, None] - training, axis=-1).min(axis=1)
     assert found["real_distances"]["median"] == pytest.approx(np.median(expected), rel=1e-5)
     assert found["real_distances"]["p01"] == pytest.approx(np.percentile(expected, 1), rel=1e-5)
-    assert (found["reference"], found["compared"]) == (TRAIN, VAL)
+    assert (found["reference"], found["of"], found["compared"]) == (TRAIN, TRAIN, VAL)
 
 
 def test_samples_of_the_same_distribution_are_as_near_as_held_out_images(task: Task) -> None:
@@ -100,3 +101,24 @@ def test_a_preview_of_fewer_samples_than_rows_is_shown_whole(task: Task, tmp_pat
     wide = Task(task.node, config, task.inputs, tmp_path, task.context, task.storage, task.progress)
     assert len(nearest_training(wide)["neighbours"]) == len(INDICES)
     assert np.load(tmp_path / "pairs.npy").shape == (12, 4, 16, 16, 3)
+
+
+def test_without_a_preview_there_are_no_neighbours_and_the_distances_all_the_same(task: Task, tmp_path: Path) -> None:
+    (bare := tmp_path / "drawn").mkdir()
+    for name, values in (("preview", np.empty((0, 16, 16, 3), np.uint8)), ("preview_labels", INDICES[:0])):
+        np.save(bare / f"{name}.npy", values)
+    np.save(bare / "preview_indices.npy", INDICES[:0])
+    shutil.copy(task.inputs["drawn"] / "features-classifier.npy", bare)
+    inputs = {**task.inputs, "drawn": bare}
+    found = nearest_training(Task(task.node, task.config, inputs, tmp_path, task.context, task.storage, task.progress))
+    assert found == {**nearest_training(task), "neighbours": []}
+    assert np.load(tmp_path / "pairs.npy").shape == (0, 4, 16, 16, 3)
+
+
+def test_what_was_not_searched_is_told(task: Task, tmp_path: Path) -> None:
+    (some := tmp_path / "reference").mkdir()
+    np.save(some / "features-classifier.npy", np.load(task.inputs["reference"] / "features-classifier.npy")[:150])
+    inputs = {**task.inputs, "reference": some}
+    found = nearest_training(Task(task.node, task.config, inputs, tmp_path, task.context, task.storage, task.progress))
+    assert (found["reference"], found["of"]) == (150, TRAIN)
+    assert all(index < 150 for row in found["neighbours"] for index in row["nearest"])

@@ -71,6 +71,16 @@ def test_a_second_cascade_leaves_the_first_alone(tmp_path: Path) -> None:
     assert {node.digest for node in named.values()} == {node.digest for node in before.values()}
 
 
+def test_an_accuracy_score_is_another_with_other_workers_and_names_the_stages_of_its_samples(tmp_path: Path) -> None:
+    asked = "evaluation.cas={batch_size: 8, net: {kind: resnet18}}"
+    one, two = (graph(load(tmp_path, asked, f"resources.workers={workers}")) for workers in (1, 2))
+    changed = {name for name in one if one[name].digest != two[name].digest}
+    assert changed == {"cas/base", "cas/sr", "cas/real/8", "cas/real/16"}
+    stages = {name: [mark["name"] for mark in two[name].context["stages"]] for name in sorted(changed)}
+    assert stages == {"cas/base": ["base"], "cas/sr": ["base", "sr"], "cas/real/8": [], "cas/real/16": []}
+    assert two["cas/sr"].context["stages"] == two["scores/chained/sr"].context["stages"]
+
+
 def test_bounds_are_there_when_asked_for_and_where_there_are_steps(tmp_path: Path) -> None:
     stepped = f"stages.base.schedule={STEPS}"
     assert not [name for name in graph(load(tmp_path, stepped)) if name.startswith("bound/")]

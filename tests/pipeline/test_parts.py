@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def test_a_part_is_published_whole_and_computed_once(tmp_path: Path) -> None:
 def test_finished_parts_of_a_killed_driver_are_found_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         parts_node(task_of(tmp_path, dies_at=512))
-    assert (tmp_path / CALLS).read_text().split() == ["0", "512"]
+    assert (tmp_path / CALLS).read_text().split() == ["0", "256", "512"]
     parts_node(task_of(tmp_path))
-    assert (tmp_path / CALLS).read_text().split() == ["0", "512", "512"]
+    assert (tmp_path / CALLS).read_text().split() == ["0", "256", "512", "512", "768"]
     assert np.array_equal(np.load(tmp_path / "index.npy"), np.arange(1000))
 
 
@@ -117,9 +118,23 @@ def test_parts_that_another_driver_cleared_away_are_computed_once_more(tmp_path:
     found = []
     for rows in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
         found.append(rows["index"])
-        for path in (tmp_path / "scratch").iterdir():
-            path.unlink()
+        shutil.rmtree(tmp_path / "scratch")
     assert np.array_equal(np.concatenate(found), np.arange(1000))
+
+
+def test_a_damaged_part_is_computed_once_more(tmp_path: Path) -> None:
+    found = []
+    for rows in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
+        found.append(rows["index"])
+        for path in (tmp_path / "scratch").rglob("*.npz"):
+            path.write_bytes(path.read_bytes()[:100])
+    assert np.array_equal(np.concatenate(found), np.arange(1000))
+
+
+def test_parts_of_other_threads_are_not_taken(tmp_path: Path) -> None:
+    for threads in (1, 2):
+        list(parts_of(task_of(tmp_path, threads=threads), f"{__name__}:counted_part", 256))
+    assert (tmp_path / CALLS).read_text().split() == ["0", "0"]
 
 
 def test_scratch_goes_with_the_commit(tmp_path: Path) -> None:

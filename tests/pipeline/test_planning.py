@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.cas.spec import CasSpec
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
-from pipeline.planning import GPUS, Machine, data_facts, reckon
+from pipeline.planning import GPUS, Machine, data_facts, images_drawn, reckon
 
 NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
 
@@ -50,7 +51,16 @@ def test_hours_are_flops_over_what_the_machine_gives(tmp_path: Path) -> None:
 def test_drawing_counts_every_call_of_the_net(tmp_path: Path) -> None:
     sr = reckon(experiment_of(tmp_path), Machine("h100", 1.0))["plan"]["sr"]
     assert sr["net_calls"] == 2 * (2 * 5 - 1)  # guidance doubles, Heun calls twice but on the last step
-    assert sr["sampling_gpu_hours"] == pytest.approx(sr["forward_gflops"] * 1e9 * 18 * 1000 / 989e12 / 3600)
+    # 1000 on the cascade's own low-res images and as many on real ones
+    assert sr["sampling_gpu_hours"] == pytest.approx(sr["forward_gflops"] * 1e9 * 18 * 2000 / 989e12 / 3600)
+
+
+def test_a_classification_accuracy_score_draws_a_sample_for_every_training_image(tmp_path: Path) -> None:
+    experiment = experiment_of(tmp_path)
+    evaluation = experiment.evaluation.model_copy(update={"cas": CasSpec(), "held_out": 10})
+    more = experiment.model_copy(update={"evaluation": evaluation})
+    assert images_drawn(more, "base", 12000) == 1000 + 12000
+    assert images_drawn(more, "sr", 12000) == 1000 + 10 + 12000
 
 
 def test_reading_is_images_a_second_times_their_size(tmp_path: Path) -> None:

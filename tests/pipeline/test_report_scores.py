@@ -117,7 +117,7 @@ def test_near_images_stand_beside_samples_with_what_is_ordinary(page: str) -> No
     found = section(page, "memory")
     told = text_of(found)
     for wanted in (
-        "10,000 of 12,000 training images were searched, in the features of the data set's own classifier",
+        "Searched among the first 10,000 of 12,000 training images, in the features of the data set's own classifier",
         "lie at 1.30 from their nearest training image (median); one in a hundred lies below 0.400",
         "1.3 % of 1,024 samples lie below that too",
     ):
@@ -228,7 +228,10 @@ def test_classes_have_their_own_fid_where_it_was_taken(small: Report, page: str)
 
 def test_scores_during_training_are_a_figure_of_the_training_section(page: str) -> None:
     labels = [element.attrib["aria-label"] for element in section(page, "training").iter("svg")]
-    assert any(label.startswith("FID during training: sr16 from") for label in labels)
+    assert any(
+        label.startswith("FID during training, in the features of the data set's own classifier: sr16 from")
+        for label in labels
+    )
 
 
 def test_a_report_of_an_unknown_net_names_it_as_it_is() -> None:

@@ -20,7 +20,7 @@ from pipeline.data.datasets import open_examples
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.errors import UserError
 from pipeline.judging import real_images
-from pipeline.sampling import draw, kept_name, labels_of
+from pipeline.sampling import draw, kept_name, labels_of, refuse_nonfinite
 from pipeline.storage import open_storage
 from stages.checkpoints import save_checkpoint
 from stages.specs import StageSpec, TrainingSpec
@@ -81,7 +81,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def task_of(trained: Path, out: Path, *, inputs: dict[str, Path], workers: int = 1, **changes: Any) -> Task:
     out.mkdir(parents=True, exist_ok=True)
     judges = {role: trained / role for role in ("feature_classifier", "judge")}
-    context = {"threads": 1, "sampling_workers": workers, "weights": {}}
+    cache = {"cache": str(trained / "cache"), "cache_gb": 1.0}
+    context = {"threads": 1, "sampling_workers": workers, "weights": {}, **cache}
     config = {**CONFIG, **changes}
     return Task("drawn", config, {**judges, **inputs}, out, context, open_storage(out), Progress(), out / "scratch")
 
@@ -127,7 +128,7 @@ def test_the_size_of_the_parts_leaves_no_trace(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
     whole = drawn(trained, tmp_path / "whole")
-    monkeypatch.setattr(parts, "LARGEST_PART", largest)
+    monkeypatch.setattr(parts, "PART", largest)
     assert same(whole, drawn(trained, tmp_path / "parts"))
 
 
@@ -162,14 +163,22 @@ def test_real_images_are_measured_in_the_same_way(trained: Path, tmp_path: Path)
     changes = {"split": "train", "size": 8, "count": 50, "kept": 30}
     real_images(task_of(trained, tmp_path, inputs=data, **changes))
     found = arrays(tmp_path)
-    assert set(found) == MEASURED | PREVIEW
-    assert len(found["features-classifier"]) == len(found["logits-classifier"]) == 30
+    assert set(found) == (MEASURED | PREVIEW) - {"logits-classifier"}  # nobody scores the reference
+    assert len(found["features-classifier"]) == 30
     assert len(found["labels"]) == len(found["colour"]) == 50
     assert np.load(tmp_path / "stats-features-classifier.npz")["count"] == 50
     pixels, _ = open_examples(trained / "data", "train", size=8).read(np.arange(50))
     assert np.allclose(found["colour"], pixels.mean(axis=(1, 2)) / 255, atol=1e-6)
     with pytest.raises(UserError, match="51 real images of the split train, which holds 50"):
         real_images(task_of(trained, tmp_path / "more", inputs=data, **{**changes, "count": 51}))
+
+
+def test_images_that_are_no_numbers_are_refused() -> None:
+    images = torch.zeros(4, 3, 2, 2)
+    refuse_nonfinite(images, "sr", torch.arange(8, 12))
+    images[2, 0, 1, 1] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"1 of 4 images of stage sr are not finite, .* number 10"):
+        refuse_nonfinite(images, "sr", torch.arange(8, 12))
 
 
 @pytest.mark.ray

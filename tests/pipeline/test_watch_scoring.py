@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.classifier import load_classifier, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.data.datasets import open_examples
-from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.data.ingest import ingest, ingest_drawn, make_forms
 from pipeline.scoring.frechet import frechet_distance
 from pipeline.scoring.kernel_distance import kernel_distance
 from pipeline.scoring.statistics import stats_of
@@ -30,14 +31,14 @@ SAMPLES, REAL = 40, 60  # blocks of 16: the last is not full
 NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
 
 
-def untrained(folder: Path, seed: int, **stage: Any) -> Path:
+def untrained(folder: Path, seed: int, scale: float = 0.1, **stage: Any) -> Path:
     """A checkpoint of random weights: as good as any to be drawn from."""
     spec = StageSpec.model_validate({"net": NET, "classes": 4, **stage})
     training = TrainingSpec(steps=1, batch_size=1)
     state = TrainState.start(Stage.build(spec), training, seed, "cpu")
     with torch.no_grad():  # nets begin with zeros at their ends, whatever the seed
         for parameter in state.ema.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * scale)
     save_checkpoint(folder, spec, training, seed, state)
     return folder
 
@@ -53,7 +54,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PointJob:
         save_classifier(train_classifier(spec, examples, [8, 16], seed), folder / role)
     classes = len(examples.classes)
     base = untrained(folder / "base", 0, name="base", size=8, classes=classes)
-    low = {"low_res_size": 8, "low_res_schedule": {}, "augmentation": {"noise": {"levels": [0.0, 0.4]}}}
+    low: dict[str, Any] = {"low_res_size": 8, "low_res_schedule": {}, "augmentation": {"noise": {"levels": [0.0, 0.4]}}}
     above = untrained(folder / "sr", 1, name="sr", size=16, classes=classes, **low)
     sampling = {"steps": 2}
     return PointJob(
@@ -62,6 +63,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PointJob:
         data=folder / "data",
         features=folder / "features",
         judge=folder / "judge",
+        labels="uniform",
         samples=SAMPLES,
         reference=1000,  # more than there are: all
         block=16,
@@ -89,6 +91,36 @@ def test_the_last_stage_is_drawn_in_whole_blocks_all_classes_in_turn(job: PointJ
     assert np.array_equal(fewer, pixels[:10])
 
 
+def unbalanced(job: PointJob, folder: Path) -> Path:
+    """The real images of ``job``, but of class c at most c + 1."""
+    pixels, labels = (examples := open_examples(job.data, "train", size=16)).read(np.arange(REAL))
+    for name in range(len(examples.classes)):
+        (folder / "tree" / f"{name}").mkdir(parents=True)
+        for number, image in enumerate(pixels[labels == name][: name + 1]):
+            Image.fromarray(image).save(folder / "tree" / f"{name}" / f"{number}.png")
+    ingest(folder / "tree", folder / "data/shards", forms=make_forms([(16, "png")]), val_fraction=0.0, shard_size=64)
+    return folder / "data"
+
+
+def test_a_histogram_of_classes_is_that_of_the_training_images(job: PointJob, tmp_path: Path) -> None:
+    job = replace(job, data=unbalanced(job, tmp_path))
+    pixels, labels = images_of(replace(job, labels="histogram"))
+    assert np.array_equal(labels, open_examples(job.data, "train", size=16).labels[:SAMPLES])
+    turn, uniform = images_of(job)
+    assert not np.array_equal(labels, uniform)
+    assert [np.array_equal(a, b) for a, b in zip(pixels, turn, strict=True)] == (labels == uniform).tolist()
+    found = score_weights(replace(job, labels="histogram"))
+    assert found is not None
+    assert found["labels"] == "histogram"
+
+
+def test_weights_that_draw_no_images_have_no_score(job: PointJob, tmp_path: Path) -> None:
+    classes = len(open_examples(job.data, "train").classes)
+    broken = untrained(tmp_path / "base", 0, scale=float("nan"), name="base", size=8, classes=classes)
+    with pytest.raises(RuntimeError, match="not finite"):
+        score_weights(replace(job, weights=(broken, job.weights[1])))
+
+
 def test_figures_are_the_scores_of_these_images_against_the_real_ones(job: PointJob) -> None:
     found = score_weights(job)
     assert found is not None
@@ -101,7 +133,7 @@ def test_figures_are_the_scores_of_these_images_against_the_real_ones(job: Point
     assert found["fid"] != 0
     judged = np.mean(load_classifier(job.judge)(_floats(pixels)).argmax(1).numpy() == labels)
     assert found["accuracy"] == pytest.approx(judged)
-    assert found["reference"] == REAL
+    assert (found["reference"], found["features"], found["labels"]) == (REAL, "classifier", "uniform")
     again = score_weights(job)
     assert again is not None
     assert {**again, "seconds": 0} == {**found, "seconds": 0}

@@ -14,7 +14,10 @@ from pipeline.tracking import Tracker
 from pipeline.trained_nodes import Tracking
 from pipeline.watched_points import Curve, CurveLog, Point
 
-POINT = Point(step=20, below={"base": 15}, fid=3.5, kid=0.25, accuracy=0.5, samples=64, reference=100, seconds=1.0)
+POINT = Point(
+    step=20, below={"base": 15}, fid=3.5, kid=0.25, accuracy=0.5, samples=64, reference=100, seconds=1.0,
+    features="classifier", labels="uniform",
+)  # fmt: skip
 
 
 def test_points_come_back_by_step_and_one_step_has_one_point(tmp_path: Path) -> None:

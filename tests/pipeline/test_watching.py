@@ -84,6 +84,8 @@ def test_trials_of_a_search_are_not_watched(tmp_path: Path) -> None:
         ("stages.sr.sampling.guidance=2.0", True),
         ("stages.base.training.batch_size=16", True),
         ("evaluation.classifier.steps=6", True),
+        ("evaluation.labels=histogram", True),
+        ("evaluation.scorer={kind: inception, weights: x.pth}", False),  # it plays no part here
         ("evaluation.during.every=1", False),
         ("evaluation.during.sampling_steps=7", False),  # no stage takes as many
         ("stages.sr.training.steps=20", False),  # the run goes on, and so does its curve
@@ -123,7 +125,7 @@ class Bench:
         return found and (found[0], found[1].step, {name: below.step for name, below in found[2].items()})
 
     def scored(self, stage: str, step: int) -> None:
-        self.watch.curves[stage].add(Point(step, {}, None, 0.0, 0.0, 20, 60, 1.0))
+        self.watch.curves[stage].add(Point(step, {}, None, 0.0, 0.0, 20, 60, 1.0, "classifier", "uniform"))
 
 
 def test_moments_come_in_the_order_they_were_set_aside(tmp_path: Path) -> None:
@@ -239,6 +241,7 @@ def test_a_real_run_is_scored_while_it_trains_and_ends_in_the_same_bits(tmp_path
         for stage, step in last.items():
             points = curve_of(Nodes(watched), open_storage(watched.store), stage).points()
             assert points[-1].step == step
+            assert {(point.features, point.labels) for point in points} == {("classifier", "uniform")}
             for figure in ("fid", "kid", "accuracy"):
                 history = client.get_metric_history(runs[f"train/{stage}"], f"during_{figure}")
                 assert [(metric.step, metric.value) for metric in history] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.cas.sample_sets import draw_sample_set
 from pipeline.dag import Progress, Task
@@ -70,7 +72,7 @@ def make_task(cascade: dict[str, Path], real: Path, tmp_path: Path) -> MakeTask:
         storage = open_storage(tmp_path / store)
         (folder := storage.path(out)).mkdir(parents=True)
         stages = [{"name": name, "sampling": sampling} for name, sampling in SAMPLING.items()]
-        config = {"images": 26, "seed": 3, "block": BLOCK, "precision": "f32", "shard_blocks": 2}
+        config = {"images": 26, "labels": "histogram", "seed": 3, "block": BLOCK, "precision": "f32", "shard_blocks": 2}
         inputs = {"data": real, **{f"train {name}": path for name, path in cascade.items()}}
         context = {"threads": 1, "sampling_workers": 1} | (context or {})
         return Task(
@@ -109,6 +111,13 @@ def test_sample_i_has_the_label_of_training_image_i(make_task: MakeTask, real: P
     assert samples.classes == originals.classes
 
 
+def test_kept_samples_may_go_through_all_classes_in_turn(make_task: MakeTask) -> None:
+    task = make_task("uniform", labels="uniform")
+    draw_sample_set(task)
+    samples = open_examples(task.out, "train")
+    assert samples.labels.tolist() == [index % len(samples.classes) for index in range(26)]
+
+
 def test_more_samples_than_training_images_go_through_the_labels_again(make_task: MakeTask, real: Path) -> None:
     task = make_task("more", images=650, stages=[{"name": "base", "sampling": {"steps": 1}}])
     draw_sample_set(task)
@@ -130,6 +139,38 @@ def test_every_form_holds_what_its_stage_drew(drawn: Task, cascade: dict[str, Pa
             assert np.array_equal(at[pixels.shape[1]][first : first + BLOCK], pixels[: 26 - first])
     means = at[16].reshape(26, 8, 2, 8, 2, 3).mean(axis=(2, 4))
     assert np.abs(means - at[8]).mean() > 5  # not what a data set of real images would hold there
+
+
+@pytest.fixture
+def without_class(cascade: dict[str, Path], tmp_path: Path) -> Callable[[str, int], dict[str, Path]]:
+    """Inputs with a copy of a stage that draws NaN of one class."""
+
+    def break_stage(stage: str, label: int) -> dict[str, Path]:
+        broken = tmp_path / f"broken-{stage}"
+        shutil.copytree(cascade[stage], broken)
+        for path in broken.rglob("*.safetensors"):
+            tensors = load_file(path)
+            for name in tensors:
+                if name.endswith("label.weight"):
+                    tensors[name][label] = float("nan")
+            save_file(tensors, path)
+        return {f"train {stage}": broken}
+
+    return break_stage
+
+
+def test_images_that_are_not_finite_are_refused(make_task: MakeTask, without_class: Any) -> None:
+    """What the top stage makes of them is not finite either; the stage that drew them is named."""
+    task = make_task("broken", labels="uniform")
+    with pytest.raises(FloatingPointError, match=r"1 of 4 images of stage middle are not finite.* number 6\b"):
+        draw_sample_set(replace(task, inputs={**task.inputs, **without_class("middle", 6)}))
+    assert not list((task.scratch / "shards").glob("*/train-00000.index"))
+
+
+def test_images_past_the_end_of_the_set_are_not_looked_at(make_task: MakeTask, without_class: Any) -> None:
+    """They only fill the last block: samples 2 and 3, of classes 2 and 3, are not stored."""
+    task = make_task("short", images=2, labels="uniform", stages=[{"name": "base", "sampling": {"steps": 1}}])
+    assert draw_sample_set(replace(task, inputs={**task.inputs, **without_class("base", 3)}))["images"] == 2
 
 
 def test_it_says_that_it_is_samples_and_is_whole(drawn: Task) -> None:

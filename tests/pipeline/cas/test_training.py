@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.cas.passport import CasPassport
 from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.sample_sets import draw_sample_set
 from pipeline.cas.training import train_cas
 from pipeline.dag import Progress, Task
+from pipeline.data.manifest import load_manifest
+from pipeline.revision import git_revision
+from pipeline.scoring.passport import StageMark
 from pipeline.storage import open_storage
 from stages.checkpoints import save_checkpoint
 from stages.specs import StageSpec, TrainingSpec
@@ -20,20 +24,34 @@ from stages.stage import Stage
 from stages.training import TrainState
 
 MakeTask = Callable[..., Task]
+MARK = {
+    "name": "base",
+    "size": 16,
+    "weights": "ab" * 32,
+    "sampler": "ddpm",
+    "steps": 1,
+    "guidance": 1.0,
+    "guidance_interval": None,
+    "augmentation": None,
+    "level": None,
+    "ema_length": None,
+}
 
 
 @pytest.fixture
 def make_task(settings: CasSettings, real: Path) -> MakeTask:
-    """A task of a node ``name`` with two workers, all of one store."""
+    """A task of a node ``name``, all of one store; how many workers train is a setting, not the context's to say."""
     storage = open_storage(settings.storage)
-    context = {"workers": 2, "cpus_per_worker": 1.0, "gpus_per_worker": 0.0, "sampling_workers": 1}
+    context: dict[str, Any] = {"workers": 1, "cpus_per_worker": 1.0, "gpus_per_worker": 0.0}
+    context["sampling_workers"] = 1
     keys = ("threads", "loader_processes", "cache", "cache_gb", "cache_users", "log_every", "checkpoint_seconds")
     context |= {key: getattr(settings, key) for key in keys}
 
-    def make(name: str, config: dict[str, Any], **inputs: Path) -> Task:
+    def make(name: str, config: dict[str, Any], stages: tuple[Any, ...] = (), **inputs: Path) -> Task:
         (out := storage.path(f"results/{name}/files")).mkdir(parents=True)
         scratch = storage.path(f"scratch/{name}")
-        return Task(name, config, {"data": real, **inputs}, out, context, storage, Progress(out / "seen"), scratch)
+        inputs, own = {"data": real, **inputs}, {**context, "stages": stages}
+        return Task(name, config, inputs, out, own, storage, Progress(out / "seen"), scratch)
 
     return make
 
@@ -45,7 +63,7 @@ def samples(make_task: MakeTask, tmp_path: Path) -> Path:
     spec = StageSpec.model_validate({"name": "base", "classes": 10, "size": 16, "net": net})
     training = TrainingSpec(steps=1, batch_size=2)
     save_checkpoint(tmp_path / "base", spec, training, 0, TrainState.start(Stage.build(spec), training, 0, "cpu"))
-    config = {"images": 128, "seed": 0, "block": 16, "precision": "f32", "shard_blocks": 4}
+    config = {"images": 128, "labels": "histogram", "seed": 0, "block": 16, "precision": "f32", "shard_blocks": 4}
     task = make_task("samples", {"stages": [{"name": "base", "sampling": {"steps": 1}}], **config})
     draw_sample_set(Task(**{**vars(task), "inputs": {**task.inputs, "train base": tmp_path / "base"}}))
     return task.out
@@ -56,20 +74,23 @@ def samples(make_task: MakeTask, tmp_path: Path) -> Path:
 def test_samples_and_real_images_are_scored_by_one_function(
     make_task: MakeTask, settings: CasSettings, real: Path, samples: Path, ray_cluster: None
 ) -> None:
-    config = {"cas": settings.spec, "size": 16, "shuffle": settings.shuffle}
+    config = {"cas": settings.spec, "size": 16, "shuffle": settings.shuffle, "workers": 2}
     ceiling = make_task("real", config, train=real)
     summary = train_cas(ceiling)
     assert summary.pop("seconds") > 0
     assert summary.pop("cas_top1") > 0.9
     assert summary.pop("cas_top5") > 0.95
+    passport = CasPassport.model_validate(summary.pop("passport"))
+    assert (passport.source, passport.stages, passport.workers, passport.device) == ("real", (), 2, "cpu")
+    assert passport.data == passport.train_digest == load_manifest(real / "shards").digest
     words = "small convolutional net 16-32"
-    assert summary == {"images": 640, "net": words, "epochs": 15, "steps": 300, "size": 16}
+    assert summary == {"images": 640, "net": words, "epochs": 15, "steps": 300, "size": 16, "workers": 2}
     assert json.loads((ceiling.out / "seen").read_text()) == [300, 300]
     assert {path.name for path in ceiling.out.iterdir()} == {"net.safetensors", "history.json", "seen"}
     again = make_task("again", config, train=real)
     assert train_cas(Task(**{**vars(again), "scratch": ceiling.scratch}))["cas_top1"] > 0.9  # found, not trained again
 
-    scored = train_cas(make_task("cas", config, train=samples))
+    scored = train_cas(make_task("cas", config, (MARK,), train=samples))
     assert abs(scored["cas_top1"] - 0.1) < 0.15
     assert (scored["images"], scored["steps"]) == (128, 60)
 
@@ -80,3 +101,39 @@ def test_a_sample_set_is_trained_on_like_real_images(settings: CasSettings, samp
     run.train(lambda entry: None)
     assert (run.images, run.step) == (128, 60)
     assert abs(float(run.test()["cas_top1"] or 0.0) - 0.1) < 0.15
+
+
+def test_a_score_says_what_it_was_measured_on(
+    make_task: MakeTask, settings: CasSettings, samples: Path, real: Path
+) -> None:
+    """A training that is whole in the task's scratch folder is found there, so no worker is started."""
+    spec = {**settings.spec, "epochs": 1, "seed": 5}
+    task = make_task("cas", {"cas": spec, "size": 16, "workers": 1}, (MARK,), train=samples)
+    run = CasRun(CasSettings(**{**vars(settings), "spec": spec, "train": str(samples)}), rank=0, world=1, device="cpu")
+    run.resume()
+    run.train(lambda entry: None)
+    summary = json.loads(json.dumps(train_cas(task)))
+    assert summary["workers"] == 1
+    passport = CasPassport.model_validate(summary["passport"])
+    assert passport.model_dump(mode="json") == {
+        "source": "chained",
+        "stages": [StageMark.model_validate(MARK).model_dump(mode="json")],
+        "data": load_manifest(real / "shards").digest,
+        "train_digest": load_manifest(samples / "shards").digest,
+        "net": "small convolutional net 16-32",
+        "protocol": passport.protocol,
+        "images": 128,
+        "size": 16,
+        "seed": 5,
+        "workers": 1,
+        "precision": "f32",
+        "device": "cpu",
+        "revision": git_revision(),
+    }
+
+
+def test_a_training_by_other_workers_is_not_taken_for_ours(make_task: MakeTask, train: Any, real: Path) -> None:
+    run = train(spec={"net": {"kind": "small", "channels": [8]}, "crop": None, "epochs": 1, "batch_size": 64})
+    config = {"cas": run.spec.model_dump(mode="json"), "size": 16, "workers": 2}
+    with pytest.raises(AssertionError, match="1 workers trained"):
+        train_cas(make_task("cas", config, train=real))

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.fan_out import in_turn
 from pipeline.foreign.judgement import Request, judge
@@ -72,7 +73,9 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         device=os.environ.get(f"{VARIABLE}_DEVICE", "cpu"),
         cache=place / "cache",
     )
-    return judge(request, fan_out=in_turn, threads=None, scratch=place / "scratch", progress=lambda *_: None)
+    return judge(
+        request, fan_out=in_turn, threads=torch.get_num_threads(), scratch=place / "scratch", progress=lambda *_: None
+    )
 
 
 @pytest.mark.timeout(24 * 3600)

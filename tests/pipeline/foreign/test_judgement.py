@@ -66,7 +66,7 @@ def ask(place: Path, cache: Path, **changes: Any) -> Request:
 def judged(request: Request, scratch: Path, fan_out: FanOut = in_turn) -> dict[str, Any]:
     told: list[tuple[str, int, int]] = []
     found = judge(
-        request, fan_out=fan_out, threads=None, scratch=scratch, progress=lambda *progress: told.append(progress)
+        request, fan_out=fan_out, threads=1, scratch=scratch, progress=lambda *progress: told.append(progress)
     )
     assert told[-1] == ("samples", found["samples"], found["samples"])
     assert json.loads(json.dumps(found)) == found
@@ -125,8 +125,33 @@ def test_every_form_of_the_same_images_gives_the_same_scores(place: Path, tmp_pa
         str(number): (Passport.model_validate(one["passport"]), one["fid"])
         for number, one in enumerate([first, *others])
     }
-    # A data set that was made of lossless images is as good as an .npz.
+    assert [one["passport"]["source"]["lossy"] for one in (first, *others)] == [False, None, None]
+    assert {one["passport"]["labels"] for one in (first, *others)} == {"unknown"}, "equal counts say nothing"
     assert rank(rows).refusal == ""
+
+
+def test_the_splits_of_a_data_set_share_a_digest_and_no_entry_of_the_cache(place: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        judged(ask(place, tmp_path / "cache", split=split), tmp_path / split)
+    assert len(list((tmp_path / "cache" / "references").iterdir())) == 2
+
+
+def test_threads_are_told_and_another_number_makes_another_entry(place: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            options: dict[str, Any] = {
+                "fan_out": in_turn,
+                "scratch": tmp_path / str(threads),
+                "progress": lambda *_: None,
+            }
+            found.append(judge(ask(place, tmp_path / "cache"), threads=threads, **options))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert [one["passport"]["device"] for one in found] == ["cpu, torch threads: 1", "cpu, torch threads: 2"]
+    assert len(list((tmp_path / "cache" / "references").iterdir())) == 2
 
 
 @pytest.mark.parametrize("fan_out", [in_threads(3)])

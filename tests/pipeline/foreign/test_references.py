@@ -20,7 +20,8 @@ from pipeline.scoring.statistics import stats_of
 
 FEATURES = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 SPATIAL = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
-KEY = Key("a" * 64, "as they are", 32, ExtractorMark(name="inception", layer="2048", sha256="b" * 64), 64)
+MARK = ExtractorMark(name="inception", layer="2048", sha256="b" * 64)
+KEY = Key("a" * 64, "train", "as they are", 32, MARK, block=64, device="cpu", threads=1)
 
 
 class Counted:
@@ -56,15 +57,16 @@ def test_a_reference_is_computed_once_and_comes_back_bit_for_bit(tmp_path: Path)
     "change",
     [
         {"digest": "c" * 64},
+        {"split": "val"},
         {"made": "box to 32 px"},
         {"size": 64},
         {"extractor": ExtractorMark(name="inception", layer="2048", sha256="d" * 64)},
         {"block": 32},
+        {"device": "cuda:0"},
+        {"threads": 2},
     ],
 )
-def test_another_digest_resize_size_weights_or_block_is_another_reference(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_whatever_moves_a_bit_makes_another_reference(tmp_path: Path, change: dict[str, Any]) -> None:
     take = Counted()
     cached_reference(KEY, tmp_path, take)
     cached_reference(KEY._replace(**change), tmp_path, take)

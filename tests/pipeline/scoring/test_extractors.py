@@ -111,7 +111,7 @@ def test_dinov2_sees_features_alone(tmp_path: Path) -> None:
     path = tmp_path / "dino.pth"
     torch.save(dinov2.random_weights("dinov2-vit-s-14", 0), path)
     extract = build_extractor({"kind": "dinov2", "model": "dinov2-vit-s-14"}, weights=path)
-    assert (extract.name, extract.layer, extract.dimension) == ("dinov2", "dinov2", 384)
+    assert (extract.name, extract.layer, extract.dimension) == ("dinov2-vit-s-14", "dinov2", 384)
     seen = extract(pixels(2, 32, 32))
     assert seen.features.shape == (2, 384)
     assert seen.features.dtype == np.float32

@@ -35,12 +35,22 @@ STAGE = StageMark(
     augmentation="truncated",
     level=0.1,
     ema_length=0.05,
+    eta=0.5,
+    variance="beta",
+    schedule='{"kind": "cosine"}',
+    thresholding="dynamic",
+    percentile=0.99,
 )
 PASSPORT = Passport(
     samples=5000,
     indices=(0, 5000),
     source=SourceMark(kind="chained"),
-    reference=ReferenceMark(name="data/cifar", split="train", images=45000, digest="a" * 64, near=5000, lossy=True),
+    reference=ReferenceMark(
+        name="data/cifar", split="train", images=45000, digest="a" * 64, near=5000, kept=9000, lossy=True
+    ),
+    validation=ReferenceMark(name="data/cifar", split="val", images=5000, digest="a" * 64, near=1, kept=2, lossy=True),
+    judge="9" * 64,
+    scored_by="abd",
     extractor=ExtractorMark(name="inception", layer="2048", sha256="b" * 64),
     size=32,
     resize="stored as 32-png",
@@ -68,6 +78,16 @@ OTHER: dict[str, Any] = {
     "reference.digest": "d" * 64,
     "reference.near": 4000,
     "reference.lossy": False,
+    "reference.kept": 3,
+    "validation.name": "elsewhere",
+    "validation.split": "train",
+    "validation.images": 40000,
+    "validation.digest": "d" * 64,
+    "validation.near": 4000,
+    "validation.kept": 3,
+    "validation.lossy": False,
+    "judge": None,
+    "scored_by": None,
     "extractor.name": "dinov2",
     "extractor.layer": "64",
     "extractor.sha256": "f" * 64,
@@ -89,6 +109,11 @@ OTHER: dict[str, Any] = {
     "stages.sr32.augmentation": "non_truncated",
     "stages.sr32.level": 0.2,
     "stages.sr32.ema_length": None,
+    "stages.sr32.eta": None,
+    "stages.sr32.variance": "posterior",
+    "stages.sr32.schedule": None,
+    "stages.sr32.thresholding": None,
+    "stages.sr32.percentile": None,
 }
 
 
@@ -198,12 +223,13 @@ def test_words_tell_everything_that_is_known_and_nothing_else() -> None:
     words = dict(told(PASSPORT))
     assert words["samples"] == "5,000, indices 0 to 4,999"
     assert words["reference"] == (
-        "data/cifar, train, 45,000 images, 5,000 of them for precision and recall, stored with loss, "
-        "digest aaaaaaaaaaaa"
+        "data/cifar, train, 45,000 images, 5,000 of them for precision and recall, 9,000 for KID, "
+        "stored with loss, digest aaaaaaaaaaaa"
     )
     assert words["weights sha256"] == "b" * 64
     assert words["stage sr32"] == (
-        "32 px, ddim 32 steps, guidance 1.5 on log-SNR [-3, 3), truncated s 0.1, EMA 0.05, weights eeeeeeeeeeee"
+        '32 px, ddim 32 steps, eta 0.5, schedule {"kind": "cosine"}, thresholding dynamic, '
+        "guidance 1.5 on log-SNR [-3, 3), truncated s 0.1, EMA 0.05, weights eeeeeeeeeeee"
     )
     foreign = changed(indices=None, seed=None, source__kind="foreign", source__address="adm.npz", source__lossy=None)
     words = dict(told(foreign))
