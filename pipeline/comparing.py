@@ -1,13 +1,13 @@
 """Which scores may stand against each other, and how they come out: cascades by FID, chained beside oracle images.
 
-What forbids it is for the passports to say: see ``pipeline.scoring.passport``. No torch.
+What forbids it is for the passports to say: see ``pipeline.scoring.passport``. No torch, and no NumPy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.scoring.passport import Passport, differences, rank
 
@@ -68,3 +68,18 @@ def within_error(
     if a is None or b is None or error_a is None or error_b is None:
         return False
     return abs(a - b) < 2 * (math.hypot(error_a, error_b) if paired is None else paired)
+
+
+def paired_error(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:
+    """Standard error of the difference of two FIDs, from two results of ``pipeline.scoring.family.scores_of`` on the
+    same sample indices.
+
+    The delete-a-block jackknife of the difference (``pipeline.scoring.error_bars``): the same blocks are left out of
+    both, so what both owe to the same seeds and labels cancels. None where a set had too few samples for blocks, or
+    the counts differ.
+    """
+    if a["samples"] != b["samples"] or not a["fid_without"] or not b["fid_without"]:
+        return None
+    apart = [one - other for one, other in zip(a["fid_without"], b["fid_without"], strict=True)]
+    mean, blocks = math.fsum(apart) / len(apart), len(apart)
+    return math.sqrt((blocks - 1) / blocks * math.fsum((value - mean) ** 2 for value in apart))

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.comparing import Entrant, gap_refusal, standings
+from pipeline.comparing import Entrant, gap_refusal, paired_error, standings
 from pipeline.dag import Node, Result, ancestry, stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.scoring.family import paired_error
 from pipeline.scoring.passport import Passport
 from pipeline.storage import LocalStorage
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.comparing import Entrant, Standing, gap_refusal, standings
+from pipeline.comparing import Entrant, Standing, gap_refusal, paired_error, standings
 from pipeline.report_scores import (
     BoundScores,
     Chain,
@@ -20,7 +20,6 @@ from pipeline.report_scores import (
     Score,
     Scores,
 )
-from pipeline.scoring.family import paired_error
 
 Kind = Literal["truncated", "non_truncated"]
 KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-truncated"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from pipeline.comparing import within_error
+from pipeline.comparing import paired_error, within_error
 from pipeline.report_parts import KIND_NAMES, CascadeRow, Report, SearchPoint, SearchSection, StageSection
-from pipeline.scoring.family import paired_error
 
 
 def number(value: float | None) -> str:

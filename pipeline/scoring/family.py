@@ -6,7 +6,7 @@ computed honestly is None, and a sentence in ``flags`` says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scoring.error_bars import BLOCKS, Jackknife, SampleBlocks, fid_infinity, sample_size
+from pipeline.scoring.error_bars import BLOCKS, SampleBlocks, fid_infinity, sample_size
 from pipeline.scoring.frechet import Reference
 from pipeline.scoring.inception_score import inception_score
 from pipeline.scoring.kernel_distance import kernel_distance
@@ -62,7 +62,7 @@ def scores_of(sample: Measured, reference: ReferenceMeasured, *, neighbours: int
     """Every score that these features allow; plain JSON, None where there is none.
 
     ``fid``, ``fid_infinity`` (``_error``: their standard errors), ``fid_curve`` [[samples, FID], ...]; ``fid_without``,
-    the FID without each block, from which `paired_error` takes that of a difference; ``kid`` and ``inception_score``
+    the FID without each block, from which `pipeline.comparing.paired_error` takes that of a difference; ``kid`` and ``inception_score``
     (``_std``: the spread over subsets and splits, as torch-fidelity reports it, and no standard error); ``sfid``,
     ``precision`` and ``recall`` in [0, 1]; ``flags``, a sentence for each thing to know.
     Precision and recall are against as many reference images as there are samples, the first ones, or all where there
@@ -142,15 +142,3 @@ def _certainty(sample: Measured) -> dict[str, float | None]:
         return {"inception_score": None, "inception_score_std": None}
     score = inception_score(sample.logits, splits=SPLITS)
     return {"inception_score": score.mean, "inception_score_std": score.std}
-
-
-def paired_error(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:
-    """Standard error of the difference of two FIDs, from two results of `scores_of` on the same sample indices.
-
-    What both sets owe to the same seeds and labels cancels. None where a set had too few samples for blocks, or the
-    counts differ.
-    """
-    if a["samples"] != b["samples"] or not a["fid_without"] or not b["fid_without"]:
-        return None
-    first, second = (Jackknife(side["fid"], np.array(side["fid_without"])) for side in (a, b))
-    return first.minus(second).error
