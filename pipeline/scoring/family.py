@@ -62,9 +62,9 @@ def scores_of(sample: Measured, reference: ReferenceMeasured, *, neighbours: int
     """Every score that these features allow; plain JSON, None where there is none.
 
     ``fid``, ``fid_infinity`` (``_error``: their standard errors), ``fid_curve`` [[samples, FID], ...]; ``fid_without``,
-    the FID without each block, from which `pipeline.comparing.paired_error` takes that of a difference; ``kid`` and ``inception_score``
-    (``_std``: the spread over subsets and splits, as torch-fidelity reports it, and no standard error); ``sfid``,
-    ``precision`` and ``recall`` in [0, 1]; ``flags``, a sentence for each thing to know.
+    the FID without each block, from which `pipeline.comparing.paired_error` takes that of a difference; ``kid`` and
+    ``inception_score`` (``_std``: the spread over subsets and splits, as torch-fidelity reports it, and no standard
+    error); ``sfid``, ``precision`` and ``recall`` in [0, 1]; ``flags``, a sentence for each thing to know.
     Precision and recall are against as many reference images as there are samples, the first ones, or all where there
     are fewer: they grow with the set that they are judged by. KID, which does not, is against all of M.
     """
