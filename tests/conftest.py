@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "RAYFALL_DATA"]:
         del os.environ[name]
     os.environ.update(SETTINGS)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts into the background so, and the programs that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PLUGINS:
         # By path: nothing can be imported from ``tests``, a package of that name being installed by a dependency.
         spec = importlib.util.spec_from_file_location(f"rayfall_{name}", Path(__file__).with_name(f"{name}.py"))
