@@ -43,6 +43,7 @@ class _Registered(FeatureExtractorBase):
         self.load(Path(feature_extractor_weights_path))
 
     def load(self, weights: Path) -> None:
+        """Read the net from its weights; each of the classes below says how."""
         raise NotImplementedError
 
     @classmethod
