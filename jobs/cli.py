@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from jobs.ablating import ablate, print_ablation, report_ablation
 from jobs.ingest_command import ingest
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.plans import print_reckoning
+from jobs.printing import print_figures
 from jobs.scoring_command import evaluate
 from jobs.serving import show_runs
 from jobs.work import Manner, command_of, require_stage, towards, work
@@ -135,6 +138,7 @@ def search(
     work("search", experiment, settings, Manner(as_json, debug), towards("search"))
 
 
+app.command()(ablate)
 app.command()(evaluate)
 
 
@@ -179,16 +183,22 @@ def report(
 ) -> None:
     """Write the report again from what the store holds; computes nothing.
 
+    Of an experiment with an ablation section it is the ablation's, of as much as is there.
     Example: [cyan]rayfall report jobs/experiments/demo.yaml --out demo.html[/cyan]
     """
 
     def write(resolved: Experiment, events: Events) -> Mapping[str, Any]:
         del events  # nothing here takes long
+        if resolved.ablation is not None:
+            return report_ablation(resolved, experiment, settings, out)
         from pipeline import workflow
 
         return workflow.make_report(resolved, path=out, command=command_of("run", experiment, settings))
 
-    work("report", experiment, settings, Manner(as_json, debug), write)
+    def tell(console: Console, figures: Mapping[str, Any]) -> None:
+        (print_ablation if "baseline" in figures else print_figures)(console, figures)
+
+    work("report", experiment, settings, Manner(as_json, debug), write, tell)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,14 @@ from rich.table import Table
 
 from jobs.progress import duration
 from pipeline.experiment_spec import Experiment
+from pipeline.search_wording import told_metric
+from pipeline.setting_names import differing, short_names, told_value
 
 if TYPE_CHECKING:
     from pipeline.workflow import PlannedNode
+
+MOST_TRIALS = 12  # of a round that a terminal is told; the report has all of them
+LONGEST_VALUE = 18  # letters of a setting in that table
 
 
 def plan_figures(experiment: Experiment, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
@@ -51,7 +58,8 @@ def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
         elif name == "search":
             print_search(console, value)
         elif name == "chosen" and value:
-            _line(console, name, _settings(value))
+            if "search" not in figures:  # which says it, too
+                _line(console, name, _settings(value))
         elif name == "computed":
             _line(console, name, f"{len(value)} nodes" if value else "nothing, everything was stored")
         elif name == "seconds":
@@ -145,16 +153,59 @@ def _estimate(scores: Mapping[str, Any], figure: str) -> str:
 
 
 def print_search(console: Console, search: Mapping[str, Any]) -> None:
-    """Every trial of every round, and what was chosen."""
+    """The best trials of every round, what was chosen and why, and what the trials shared."""
     for found in search["rounds"]:
-        rows = {}
-        for point in found["points"]:
-            oracle = (point.get("oracle") or {}).get("fid")
-            chained = _score_row(point["chained"], _Notes(), marked=False) if "chained" in point else {}
-            name = ", ".join(f"{path.split('.')[-1]} {_setting(value)}" for path, value in point["settings"].items())
-            rows[name] = {**chained, "oracle fid": oracle, "error": point["error"]}
-        _table(console, f"{found['stage']}, by {found['metric']}", rows)
+        points = found["points"]
+        names = short_names(differing([point["settings"] for point in points]))
+        ranked = sorted(points, key=_worth)
+        rows = [_trial_row(point, found["chosen"], names) for point in ranked[:MOST_TRIALS]]
+        if len({row["samples"] for row in rows} - {None}) < 2:
+            rows = [{key: value for key, value in row.items() if key != "samples"} for row in rows]
+        title = f"{found['stage']}, by {told_metric(found['metric'])}"
+        _table(console, title, {f"{place}": row for place, row in enumerate(rows, start=1)})
+        if len(ranked) > MOST_TRIALS:
+            console.print(f"and {_more(ranked[MOST_TRIALS:])}", highlight=False)
+        for error, count in Counter(point["error"] for point in points if point["error"]).items():
+            _line(console, f"{count} failed", error)
+        for name in ("why", "shared"):
+            if found.get(name):
+                _line(console, name, found[name])
     _line(console, "chosen", _settings(search["chosen"]))
+
+
+def _worth(point: Mapping[str, Any]) -> tuple[bool, float, float]:
+    """Finished trials by their objective; the others by how far they came."""
+    last = point["rungs"][-1][0] if point.get("rungs") else 0
+    return _end(point) != "finished", point.get("objective", math.inf), -last
+
+
+def _end(point: Mapping[str, Any]) -> str:
+    return str(point.get("status") or ("failed" if point["error"] else "finished"))
+
+
+def _more(points: Sequence[Mapping[str, Any]]) -> str:
+    """What is not in the table: "5 more: 2 finished, 3 pruned"."""
+    ends = Counter(map(_end, points))
+    return f"{len(points)} more: " + ", ".join(f"{count} {end}" for end, count in ends.items())
+
+
+def _trial_row(point: Mapping[str, Any], chosen: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """What a trial set, its scores, and how it ended where that needs a word."""
+    chained, end = point.get("chained") or {}, _end(point)
+    row: dict[str, Any] = {name: _brief(told_value(point["settings"].get(path))) for path, name in names.items()}
+    row |= {"samples": chained.get("samples"), "fid": _estimate(chained, "fid") if chained else None}
+    row |= {
+        "accuracy": chained.get("accuracy"),
+        "oracle fid": (point.get("oracle") or {}).get("fid"),
+        "took": duration(point.get("seconds", 0.0)),
+    }
+    if end == "finished":
+        return row | {"end": "chosen" if point["settings"] == chosen else None}
+    return row | {"end": end}
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def _line(console: Console, name: str, text: str) -> None:
@@ -174,14 +225,7 @@ def _table(console: Console, title: str, rows: Mapping[str, Mapping[str, Any]]) 
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} {_setting(value)}" for path, value in settings.items())
-
-
-def _setting(value: Any) -> str:
-    """A setting as YAML has it: what is null or false was chosen so, and is not absent."""
-    if isinstance(value, str | float):
-        return _text(value)
-    return json.dumps(value).replace('"', "")
+    return ", ".join(f"{path} {told_value(value)}" for path, value in settings.items())
 
 
 def _text(value: Any) -> str:

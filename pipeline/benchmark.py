@@ -1,7 +1,7 @@
-"""``python -m pipeline.benchmark data``, ``features`` or ``resizing``: what the parts around the net cost and do.
+"""``python -m pipeline.benchmark data``, ``features``, ``resizing`` or ``sweep``: what the parts around the net cost.
 
 The net and its steps are measured by `stages`; here are the parts that feed and judge it. Those that judge are in
-``pipeline.feature_benchmark`` and ``pipeline.resize_benchmark``.
+``pipeline.feature_benchmark`` and ``pipeline.resize_benchmark``, what searches share in ``pipeline.sweep_benchmark``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
 from pipeline.feature_benchmark import add_feature_options, measure_features
 from pipeline.resize_benchmark import add_resize_options, measure_resizing
+from pipeline.sweep_benchmark import add_sweep_options, measure_sweep
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (
@@ -58,12 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_feature_options(features)
     resizing = parts.add_parser("resizing", help="what a score owes to the resize filter")
     add_resize_options(resizing)
-    for part in (data, features, resizing):
+    sweep = parts.add_parser("sweep", help="a sweep of truncation levels beside separate evaluations")
+    add_sweep_options(sweep)
+    for part in (data, features, resizing, sweep):
         part.add_argument("--json", type=Path, help="write the figures here too")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    measure = {"data": measure_data, "features": measure_features, "resizing": measure_resizing}[chosen.part]
-    figures = measure(chosen)
+    measures = {
+        "data": measure_data,
+        "features": measure_features,
+        "resizing": measure_resizing,
+        "sweep": measure_sweep,
+    }
+    figures = measures[chosen.part](chosen)
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
 

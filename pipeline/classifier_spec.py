@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.seeds import Seed
 from stages.specs import Spec
 
 Width = Annotated[int, Field(ge=4, le=1024)]
@@ -29,4 +30,7 @@ class ClassifierSpec(Spec):
     learning_rate: float = Field(default=5e-3, gt=0, description="peak of one cycle of AdamW")
     weight_decay: float = Field(default=0.02, ge=0)
     flip: bool = Field(default=False, description="mirror half of the training images left to right")
+    seed: Seed | None = Field(
+        default=None, description="Of its weights and order; None: the experiment's. Runs that are compared share one"
+    )
     shift: int = Field(default=0, ge=0, le=16, description="largest random translation, px at the full size")

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.collecting_memory import memorisation_of
-from pipeline.collecting_searches import search_notes, searches_of
+from pipeline.collecting_searches import searches_of
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.experiment_spec import Experiment
 from pipeline.grids import class_grid
 from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.outcome import Outcome, cascades_of
-from pipeline.report_parts import CascadeRow, NodeRow, Report, StageSection
+from pipeline.published import published_set
+from pipeline.report_parts import CascadeRow, Dataset, NodeRow, Report, StageSection
 from pipeline.report_scores import (
     BoundScores,
     Chain,
@@ -54,17 +55,9 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
         created=moment,
         revision=git_revision(),
         command=command,
-        notes=_notes(experiment, manifest) + search_notes(outcome),
-        dataset={
-            "name": manifest.source.name,
-            "image_size": manifest.image_size,
-            "classes": list(manifest.classes),
-            "train": manifest.splits["train"].examples,
-            "val": manifest.splits["val"].examples,
-            "resize": manifest.resize,
-            "lossy": manifest.source.lossy,
-        },
-        scorer=_scorer(outcome),
+        notes=data_notes(experiment, manifest),
+        dataset=dataset_of(manifest),
+        scorer=scorer_words(outcome),
         stages=[_stage(outcome, name, manifest) for name in experiment.names],
         cascades=[_cascade(outcome, name, row) for name, row in cascades_of(outcome).items()],
         searches=searches_of(outcome),
@@ -83,9 +76,24 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
     )
 
 
-def _notes(experiment: Experiment, manifest: Manifest) -> list[str]:
+def dataset_of(manifest: Manifest) -> Dataset:
+    """The data set as a report describes it."""
+    return Dataset(
+        name=manifest.source.name,
+        image_size=manifest.image_size,
+        classes=list(manifest.classes),
+        train=manifest.splits["train"].examples,
+        val=manifest.splits["val"].examples,
+        resize=manifest.resize,
+        lossy=manifest.source.lossy,
+    )
+
+
+def data_notes(experiment: Experiment, manifest: Manifest) -> list[str]:
+    """Sentences on the data and on what scores them, that a reader must know."""
     notes = []
-    if manifest.source.lossy:
+    # ImageNet's originals are JPEG; what keeps its scores from the published ones is told beside those.
+    if manifest.source.lossy and published_set(manifest.source.name, manifest.classes) is None:
         notes.append(
             "The source images are lossy (JPEG or alike): no score here is comparable with published scores on the "
             "original data set."
@@ -100,7 +108,9 @@ def _notes(experiment: Experiment, manifest: Manifest) -> list[str]:
     return notes
 
 
-def _scorer(outcome: Outcome) -> str:
+def scorer_words(outcome: Outcome) -> str:
+    """In whose features the scores are taken, and who judges accuracy."""
+
     def held_out(role: str) -> str:
         summary = outcome.results[f"classifier/{role}"].summary
         sizes = ", ".join(f"{float(share):.3f} at {size} px" for size, share in summary["accuracy"].items())
@@ -163,9 +173,9 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
         logsnr=facts.logsnr if facts else None,
         ddpm_step=facts.step if facts else None,
         ddpm_steps=facts.of_steps if facts else DDPM_STEPS,
-        grid_png=_grid(outcome.results[f"chained/{name}"].folder, manifest),
-        oracle_png=_grid(oracle.folder, manifest) if oracle else None,
-        real_png=_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
+        grid_png=preview_grid(outcome.results[f"chained/{name}"].folder, manifest),
+        oracle_png=preview_grid(oracle.folder, manifest) if oracle else None,
+        real_png=preview_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
         **_by_class(outcome.results[f"scores/chained/{name}"].summary, manifest),
         memorisation=memorisation_of(outcome.results.get(f"memorisation/{name}"), manifest),
         during=outcome.during.get(name, []),
@@ -191,7 +201,7 @@ def _beside(outcome: Outcome, name: str) -> dict[str, Part | None]:
     return found
 
 
-def _grid(folder: Path, manifest: Manifest) -> bytes:
+def preview_grid(folder: Path, manifest: Manifest) -> bytes:
     """The preview that a node left, a row per class."""
     pixels, labels = np.load(folder / "preview.npy"), np.load(folder / "preview_labels.npy")
     return class_grid(pixels, labels, len(manifest.classes), columns=8)

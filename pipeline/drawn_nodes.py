@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ FEATURES_KEPT = 50_000  # of the reference, where there are so many: what KID, p
 
 @dataclass(frozen=True)
 class DrawnNodes(TrainedNodes):
-    """Images of ``experiment``; inside a ``trial`` they are other samples, drawn without tasks of their own."""
+    """Images of ``experiment``; inside a ``trial`` they are other samples, drawn without tasks of their own.
+
+    With ``look`` a trial has that many of its samples, the first ones: what is drawn of all takes them over.
+    """
+
+    look: int | None = None
 
     @property
     def count(self) -> int:
         """Generated images per stage."""
+        if self.look is not None:
+            return self.look
         search = self.experiment.search
         return search.samples if self.trial and search else self.experiment.evaluation.samples
 
@@ -116,9 +123,17 @@ class DrawnNodes(TrainedNodes):
             "pipeline.sampling:draw",
             {**config, **self._drawing(name, oracle=oracle)},
             inputs=inputs,
-            context=context,
+            context={**context, **self._begun(name, oracle=oracle)},
             **self._room,
         )
+
+    def _begun(self, name: str, *, oracle: bool) -> dict[str, Any]:
+        """Context of a draw that begins where the first look of a search ended, or that another one goes on from."""
+        if self.look is not None:
+            return {"continued": True}
+        search = self.experiment.search
+        look = search.first_look(self.experiment.evaluation.block) if self.trial and search else None
+        return {} if look is None else {"earlier": replace(self, look=look)._draw(name, oracle=oracle).key}
 
     @property
     def _room(self) -> dict[str, float]:

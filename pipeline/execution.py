@@ -11,7 +11,8 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,59 +72,131 @@ def execute(targets: Sequence[Node], storage: LocalStorage, events: Events, *, u
     """Compute what is missing for ``targets`` and return the result of every target by name.
 
     With ``use_ray`` (Ray must be initialised) nodes whose inputs are ready run at the same time as Ray tasks;
-    otherwise one after the other in this process.
+    otherwise one after the other in this process. Raises what the first node that fails raises.
     """
     todo = missing(targets, storage)
     waiting = {node.digest for node in todo}
     for node in ancestry(targets):
         if node.digest not in waiting and (result := stored(node, storage)):
             events.finished(node.name, result.seconds, True)
-    (_execute_on_ray if use_ray else _execute_here)(todo, storage, events)
+    if use_ray:
+        _RayRun(storage, events).compute(todo)
+    else:
+        for node in todo:
+            events.started(node.name)
+            events.finished(node.name, compute(node, storage.root).seconds, False)
     results = {node.name: stored(node, storage) for node in targets}
     assert all(results.values()), "every target is stored after execution"
     done = {node.name for node in todo}
     return {n: Result(r.folder, r.summary, r.seconds, n not in done) for n, r in results.items() if r is not None}
 
 
-def _execute_here(todo: Sequence[Node], storage: LocalStorage, events: Events) -> None:
-    for node in todo:
-        events.started(node.name)
-        result = compute(node, storage.root)
-        events.finished(node.name, result.seconds, False)
+def attempt(
+    targets: Sequence[Node],
+    storage: LocalStorage,
+    events: Events,
+    *,
+    at_once: Mapping[str, int],
+    called: Callable[[Node], str],
+) -> dict[str, str]:
+    """As ``execute`` on Ray, for graphs of which a part may fail: the sentence of every failed node, by its digest.
+
+    What needs a failed node fails with it, and all else goes on. ``at_once`` says how many nodes of a kind (the first
+    word of their names) run at most; names need not differ, ``called`` is what a person reads.
+    """
+    todo = missing(targets, storage)
+    run = _RayRun(storage, events, at_once, called, tolerant=True)
+    run.compute(todo)
+    return run.failed
 
 
-def _execute_on_ray(todo: Sequence[Node], storage: LocalStorage, events: Events) -> None:
-    import ray
+def _own_name(node: Node) -> str:
+    return node.name
 
-    remote: Any = ray.remote(compute)
-    folder = storage.path("progress")
-    folder.mkdir(parents=True, exist_ok=True)
-    waiting = {node.digest: node for node in todo}
-    running: dict[Any, tuple[Node, Path]] = {}
-    try:
-        while waiting or running:
-            for node in list(waiting.values()):
-                busy = {n.digest for n, _ in running.values()}
-                if any(parent.digest in waiting or parent.digest in busy for parent in node.inputs.values()):
-                    continue
-                progress = folder / f"{node.digest[:16]}.json"
-                progress.unlink(missing_ok=True)
-                needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
-                reference = remote.options(**needs).remote(node, storage.root, progress)
-                running[reference] = (waiting.pop(node.digest), progress)
-                events.started(node.name)
-            ready, _ = ray.wait(list(running), timeout=0.25)
-            for reference in ready:
-                node, progress = running.pop(reference)
-                result = _get(reference, node)
-                progress.unlink(missing_ok=True)
-                events.finished(node.name, result.seconds, False)
-            for node, progress in running.values():
-                if progress.exists():
-                    events.progress(node.name, *json.loads(progress.read_text()))
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=False)
+
+@dataclass
+class _RayRun:
+    """Nodes as Ray tasks, each as soon as its inputs are stored and its kind has room."""
+
+    storage: LocalStorage
+    events: Events
+    at_once: Mapping[str, int] = field(default_factory=dict)
+    called: Callable[[Node], str] = _own_name
+    tolerant: bool = False
+    failed: dict[str, str] = field(default_factory=dict)  # digest -> why
+    waiting: dict[str, Node] = field(default_factory=dict)
+    running: dict[Any, tuple[Node, Path]] = field(default_factory=dict)
+
+    def compute(self, todo: Sequence[Node]) -> None:
+        """Compute ``todo``. Raises what a node raised, unless failures are tolerated."""
+        import ray
+
+        self.waiting = {node.digest: node for node in todo}
+        try:
+            while self.waiting or self.running:
+                self._give_up()
+                self._start()
+                if not self.running:
+                    assert not self.waiting, "a graph has no cycles"
+                    return
+                ready, _ = ray.wait(list(self.running), timeout=0.25)
+                for reference in ready:
+                    self._finish(reference)
+                for node, progress in self.running.values():
+                    if progress.exists():
+                        self.events.progress(self.called(node), *json.loads(progress.read_text()))
+        finally:
+            for reference in self.running:
+                ray.cancel(reference, force=False)
+
+    def _give_up(self) -> None:
+        """What needs a failed node fails; inputs stand before those that use them, so one pass is enough."""
+        for node in list(self.waiting.values()):
+            lost = next((parent for parent in node.inputs.values() if parent.digest in self.failed), None)
+            if lost is not None:
+                del self.waiting[node.digest]
+                self.failed[node.digest] = self.failed[lost.digest]
+
+    def _start(self) -> None:
+        import ray
+
+        remote: Any = ray.remote(compute)
+        folder = self.storage.path("progress")
+        folder.mkdir(parents=True, exist_ok=True)
+        busy = {node.digest for node, _ in self.running.values()}
+        kinds = [_kind(node) for node, _ in self.running.values()]
+        for node in list(self.waiting.values()):
+            kind = _kind(node)
+            if any(parent.digest in self.waiting or parent.digest in busy for parent in node.inputs.values()):
+                continue
+            if kinds.count(kind) >= self.at_once.get(kind, len(kinds) + 1):
+                continue
+            progress = folder / f"{node.digest[:16]}.json"
+            progress.unlink(missing_ok=True)
+            needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
+            reference = remote.options(**needs).remote(node, self.storage.root, progress)
+            self.running[reference] = (self.waiting.pop(node.digest), progress)
+            busy.add(node.digest)
+            kinds.append(kind)
+            self.events.started(self.called(node))
+
+    def _finish(self, reference: Any) -> None:
+        node, progress = self.running.pop(reference)
+        try:
+            result = _get(reference, node)
+        except Exception as error:
+            if not self.tolerant:
+                raise
+            self.failed[node.digest] = str(error)
+            self.events.message(f"{self.called(node)}: failed: {error}")
+            return
+        finally:
+            progress.unlink(missing_ok=True)
+        self.events.finished(self.called(node), result.seconds, False)
+
+
+def _kind(node: Node) -> str:
+    return node.name.split("/")[0]
 
 
 def _get(reference: Any, node: Node) -> Result:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.ablation.cells import check_cells
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
 from pipeline.search_spec import Values, combinations, listed
@@ -43,6 +44,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     try:
         experiment = Experiment.model_validate(data)
         _check_search(experiment)
+        check_cells(experiment)
     except ValidationError as error:
         raise UserError(located(path, document, data, error)) from error
     return experiment

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from pipeline.ablation.spec import AblationSpec
 from pipeline.agreement import (
     check_bound,
     check_cas,
@@ -27,6 +28,7 @@ from pipeline.evaluation_spec import EvaluationSpec
 from pipeline.search_spec import SearchSpec, values_at
 from pipeline.seeds import Seed
 from pipeline.sentences import first_message
+from pipeline.sweep_checks import check_screening
 from stages.schedule_specs import steps_of
 from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
 
@@ -131,6 +133,7 @@ class Experiment(Spec):
     )
     evaluation: EvaluationSpec = EvaluationSpec()
     search: SearchSpec | None = None
+    ablation: AblationSpec | None = Field(None, description="What `rayfall ablate` compares; other commands ignore it.")
     tracking: TrackingSpec = TrackingSpec()
     resources: ResourcesSpec = ResourcesSpec()
 
@@ -148,6 +151,7 @@ class Experiment(Spec):
         check_cas(self)
         check_counts(self)
         check_search_samples(self)
+        check_screening(self)
         check_seeds(self)
         if self.search is not None and self.search.mode == "joint" and len(self.chains) > 1:
             raise ValueError(

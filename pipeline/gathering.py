@@ -7,6 +7,7 @@ import time
 
 from pipeline.classifier import WEIGHTS_FILE
 from pipeline.dag import Task
+from pipeline.earlier_rows import earlier_rows
 from pipeline.measures import kept_rows, marks_of, reduced_arrays
 from pipeline.parts import Assembly, device_of, parts_of
 from pipeline.previews import Preview
@@ -17,22 +18,30 @@ from pipeline.scoring.weights import digest_of
 def gather(task: Task, part: str, *, kept: int, precision: str) -> None:
     """Have ``count`` images measured by the part function ``part`` ("module:function") and write all that stays.
 
-    ``kept`` is how many of them keep their features; statistics are of all. ``precision`` is that of drawing.
+    ``kept`` is how many of them keep their features; statistics are of all. ``precision`` is that of drawing. What a
+    smaller draw of the same images left is taken over; a draw that a larger one is to take over keeps every row.
     """
-    started, config = time.time(), task.config
+    started, config, context = time.time(), task.config, task.context
     scorers, count = config["scorers"], config["count"]
-    assembly = Assembly(task.out, count, kept_rows(scorers, kept), reduced_arrays(scorers))
-    preview = Preview()
-    for rows in parts_of(task, part, count):
+    rows_kept = {} if context.get("continued") else kept_rows(scorers, kept)
+    assembly, preview, spent = Assembly(task.out, count, rows_kept, reduced_arrays(scorers)), Preview(), 0.0
+    rows, first = earlier_rows(task, part)
+    if first:
         assembly.add(preview.taken_from(rows))
+    for rows, seconds in parts_of(task, part, count, first=first):
+        assembly.add(preview.taken_from(rows))
+        spent += seconds
     assembly.finish()
     preview.write(task.out)
     facts = {
         "revision": git_revision(),
-        "device": device_of(task.context),
+        "device": device_of(context),
+        "threads": context["threads"],
         "extractors": marks_of(config, task.inputs),
         "judge": digest_of(task.inputs["judge"] / WEIGHTS_FILE) if "judge" in task.inputs else None,
         "precision": precision,
         "seconds": time.time() - started,
+        "computing_seconds": spent,  # of all workers together, also of those before a kill; not of rows taken over
+        "taken": first,
     }
     (task.out / "drawn.json").write_text(json.dumps(facts))

@@ -175,9 +175,11 @@ class Nodes(DrawnNodes):
         experiment, nodes = self.experiment, Nodes(self.experiment, trial=True)
         assert experiment.search is not None, "an experiment without a search section has no search node"
         search = experiment.search
-        ends = [stage for stage, _ in search.rounds(experiment.names, experiment.last)]
+        rounds = search.rounds(experiment.names, experiment.last)
+        ends = [stage for stage, _ in rounds]
         read = [name for name in experiment.names if any(name in experiment.chain(end) for end in ends)]
-        unread = {"concurrency", *(["trials"] if search.algorithm == "grid" else [])}
+        grids = all(search.algorithm_of(paths) == "grid" for _, paths in rounds)
+        unread = {"concurrency", *(["trials"] if grids else [])}
         config = {
             "search": search.model_dump(mode="json", exclude=unread),
             "trials": {end: [node.digest for node in nodes.trial_targets(end)] for end in ends},

@@ -9,13 +9,14 @@ parts into workers, leaves no trace in the result.
 from __future__ import annotations
 
 import importlib
+import time
 import uuid
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,16 @@ from pipeline.scoring.statistics import BLOCK, FeatureStats
 Rows = dict[str, npt.NDArray[Any]]
 
 PART = 256  # images; what a lost worker costs. Not of the number of workers: another number finds the same parts
+
+
+SECONDS = "part_seconds"  # the one array of a part's file that has no row per image: what computing it took
+
+
+class Part(NamedTuple):
+    """The rows of consecutive images, and the seconds that computing them took, whoever did it and whenever."""
+
+    rows: Rows
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,9 @@ def compute_part(job: PartJob) -> int:
     if not path.exists():
         module, name = job.function.split(":")
         function: Callable[[PartJob], Rows] = getattr(importlib.import_module(module), name)
+        started = time.perf_counter()
         rows = function(job)
+        rows = {**rows, SECONDS: np.array(time.perf_counter() - started)}
         path.parent.mkdir(parents=True, exist_ok=True)  # another driver may have committed the node and cleared it away
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with temporary.open("wb") as file:
@@ -66,22 +79,31 @@ def compute_part(job: PartJob) -> int:
     return job.stop - job.start
 
 
-def parts_of(task: Task, function: str, count: int) -> Iterator[Rows]:
-    """The rows of ``count`` images as ``function`` computes them, part after part in index order.
+def part_jobs(task: Task, function: str, first: int, count: int) -> list[PartJob]:
+    """The parts of images ``first`` to ``count`` (excluded) of a node: ``first`` begins a canonical block.
 
-    On Ray where it runs and ``context["sampling_workers"]`` are several, else here. Parts that a killed driver left are
-    taken where the same code made them on the same kind of device, since all of a result is said to be so.
+    Parts that a killed driver left are taken where the same code made them on the same kind of device, since all of a
+    result is said to be so.
     """
     config, context = dict(task.config), dict(task.context)
+    assert first % config["block"] == 0, "a part begins where a block does"
     inputs = {role: str(path) for role, path in task.inputs.items()}
     made_by = f"{device_of(context)}-{context['threads']}-{source_of(function)[:16]}"
     step = max(1, PART // config["block"]) * config["block"]
     jobs = []
-    for start in range(0, count, step):
+    for start in range(first, count, step):
         stop = min(start + step, count)
         file = task.scratch / made_by / f"{start:09d}-{stop:09d}.npz"
         jobs.append(PartJob(function, config, inputs, context, start, stop, str(file)))
-    done = 0
+    return jobs
+
+
+def parts_of(task: Task, function: str, count: int, *, first: int = 0) -> Iterator[Part]:
+    """Images ``first`` to ``count`` as ``function`` computes them, part after part in index order.
+
+    On Ray where it runs and ``context["sampling_workers"]`` are several, else here; see ``part_jobs``.
+    """
+    jobs, done = part_jobs(task, function, first, count), first
     with closing(fan_out_of(task.context)(compute_part, jobs)) as finished:
         for job, images in zip(jobs, finished, strict=True):
             yield _load(job)
@@ -89,14 +111,15 @@ def parts_of(task: Task, function: str, count: int) -> Iterator[Rows]:
             task.progress(done, count)
 
 
-def _load(job: PartJob) -> Rows:
-    """The rows of a part; computed once more where another driver committed the node first and cleared it away, or
+def _load(job: PartJob) -> Part:
+    """A part from its file; computed once more where another driver committed the node first and cleared it away, or
     where its file was damaged."""
     while True:
         try:
             with np.load(job.file, allow_pickle=False) as rows:
-                return dict(rows)
-        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
+                arrays = dict(rows)
+            return Part(arrays, float(arrays.pop(SECONDS)))
+        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
             Path(job.file).unlink(missing_ok=True)
             compute_part(job)
 

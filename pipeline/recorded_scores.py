@@ -1,7 +1,9 @@
 """The figures of an outcome as MLflow takes them: flat metrics, passports, tags. No MLflow here.
 
-What was not taken or was refused has no metric. "accuracy" is that of samples under the judge, which was trained on
-real images; "cas_top1" and "cas_top5" are the classification accuracy score. One never has the other's name.
+The few of ``headline`` have the same names in every run, so that runs of any kind stand side by side; an evaluation has
+all others beside them. What was not taken or was refused has no metric. "accuracy" is that of samples under the judge,
+which was trained on real images; "cas_top1" and "cas_top5" are the classification accuracy score. One never has the
+other's name.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.comparing import gap_refusal
 from pipeline.outcome import Outcome, cascades_of, gap_error_of, gap_of
 from pipeline.scoring.passport import Passport
 
+OWN = ("accuracy", "kid", "precision", "recall")  # of the headline, under the names that scores give them
 KINDS = ("chained", "oracle", "real")
 BESIDE = ("restoration", "bound")  # whose summaries are figures throughout
 TAGGED = ("samples", "reference.digest", "extractor.name", "extractor.sha256", "size", "resize", "labels")
@@ -21,12 +25,8 @@ TAGGED = ("samples", "reference.digest", "extractor.name", "extractor.sha256", "
 def metrics_of(outcome: Outcome, name: str) -> dict[str, float]:
     """The flat metrics of stage ``name``: chained_fid, oracle_kid, real_recall, chained_dinov2_fid, gap_fid,
     chained_cas_top1, real_cas_top1, chain_colour_drift, restoration_psnr, bound_bits_per_dim and so on."""
-    found: dict[str, float] = {}
-    summaries = {kind: result.summary for kind in KINDS if (result := outcome.scores(kind, name)) is not None}
-    for kind, summary in summaries.items():
-        found |= prefixed(kind, summary)
-        for scorer, further in summary["also"].items():
-            found |= prefixed(f"{kind}_{scorer}", further)
+    summaries = summaries_of(outcome, name)
+    found = all_figures(summaries)
     if (gap := gap_of(summaries)) is not None:
         found["gap_fid"] = gap
         if (error := gap_error_of(summaries)) is not None:
@@ -35,6 +35,36 @@ def metrics_of(outcome: Outcome, name: str) -> dict[str, float]:
         if (result := outcome.results.get(f"{kind}/{name}")) is not None:
             found |= prefixed(kind, result.summary)
     return found | _accuracy_scores(outcome, name) | _chain(outcome, name) | _memorisation(outcome, name)
+
+
+def summaries_of(outcome: Outcome, name: str) -> dict[str, Mapping[str, Any]]:
+    """The scores of stage ``name`` by the kind of images."""
+    return {kind: result.summary for kind in KINDS if (result := outcome.scores(kind, name)) is not None}
+
+
+def all_figures(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Every single figure of ``scores`` (by kind of images) as kind_figure, of further scorers kind_scorer_figure."""
+    found: dict[str, float] = {}
+    for kind, summary in scores.items():
+        found |= prefixed(kind, summary)
+        for scorer, further in summary["also"].items():
+            found |= prefixed(f"{kind}_{scorer}", further)
+    return found
+
+
+def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """chained_fid, chained_fid_error, oracle_fid, gap (chained minus oracle FID, where their passports allow it), and
+    accuracy, kid, precision and recall of the chained images."""
+    chained, oracle = scores.get("chained") or {}, scores.get("oracle") or {}
+    fids = {"chained_fid": chained.get("fid"), "chained_fid_error": chained.get("fid_error")}
+    found = _numbers({**fids, "oracle_fid": oracle.get("fid"), **{figure: chained.get(figure) for figure in OWN}})
+    if {"chained_fid", "oracle_fid"} <= set(found) and not gap_refusal(_passport(chained), _passport(oracle)):
+        found["gap"] = found["chained_fid"] - found["oracle_fid"]
+    return found
+
+
+def _passport(scores: Mapping[str, Any]) -> Passport | None:
+    return None if scores.get("passport") is None else Passport.model_validate(scores["passport"])
 
 
 def _accuracy_scores(outcome: Outcome, name: str) -> dict[str, float]:
@@ -88,14 +118,19 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def passports_of(outcome: Outcome, name: str) -> dict[str, dict[str, Any]]:
     """The passports of the rows of stage ``name``: chained, oracle, real, chained_dinov2 and so on; cas, cas_real."""
-    found = {}
-    for kind in KINDS:
-        if (result := outcome.scores(kind, name)) is not None:
-            found[kind] = result.summary["passport"]
-            found |= {f"{kind}_{scorer}": one["passport"] for scorer, one in result.summary["also"].items()}
+    found = passports_in(summaries_of(outcome, name))
     for kind, result in (("cas", outcome.results.get(f"cas/{name}")), ("cas_real", outcome.cas_real(name))):
         if result is not None:
             found[kind] = result.summary["passport"]
+    return found
+
+
+def passports_in(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The passports of ``scores`` (by kind of images) and of their further scorers, of those that have one."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, summary in scores.items():
+        rows = {kind: summary, **{f"{kind}_{scorer}": one for scorer, one in summary["also"].items()}}
+        found |= {name: one["passport"] for name, one in rows.items() if one.get("passport") is not None}
     return found
 
 

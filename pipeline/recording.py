@@ -1,7 +1,8 @@
-"""What of an experiment goes to MLflow: one parent run, children per stage, per search trial and per evaluation.
+"""What of an experiment goes to MLflow: one parent run, children per stage and per evaluation, and one for its search.
 
-Everything is found again by its key, so repeating a command adds nothing twice; and everything is recorded from the
-stored results, so a run that reuses all of them still shows all of them.
+The trials stand under the search (``recording_searches``). Everything is found again by its key, so repeating a command
+adds nothing twice; and everything is recorded from the stored results, so a run that reuses all of them still shows all
+of them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 from pipeline.outcome import Outcome
-from pipeline.recorded_scores import comparison_of, metrics_of, passport_tags, passports_of, prefixed
+from pipeline.recorded_scores import (
+    comparison_of,
+    headline,
+    metrics_of,
+    passport_tags,
+    passports_of,
+    summaries_of,
+)
+from pipeline.recording_searches import record_search
 from pipeline.revision import git_revision
 from pipeline.tracking import Tracker, absolute_uri
 from pipeline.trained_nodes import Tracking
@@ -66,7 +74,7 @@ def close_runs(tracking: Tracking, parent: str, status: str) -> None:
 
 
 def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
-    """Write stages, evaluation, trials, grids and the report under ``parent``, then end the runs."""
+    """Write stages, evaluation, search, grids and the report under ``parent``, then end the runs."""
     from pipeline.history import open_buffer, read_history, replay
     from pipeline.report import figure_files
 
@@ -80,12 +88,14 @@ def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, ht
         buffer.flush()
         metrics = metrics_of(outcome, name)
         run = _evaluation(tracker, opened, parent, outcome, name)
-        tracker.log_metrics(run, metrics, 0)
+        few = headline(summaries_of(outcome, name))
+        tracker.log_figures(run, {**metrics, **few})
         _log_grids(tracker, run, section)
         tracker.finish(run)
-        tracker.log_metrics(parent, {f"{name}.{key}": value for key, value in metrics.items()}, 0)
-    tracker.log_metrics(parent, comparison_of(outcome), 0)
-    _record_search(tracker, opened, parent, outcome)
+        figures = {f"{name}.{key}": value for key, value in metrics.items()}
+        tracker.log_figures(parent, {**figures, **(few if name == experiment.last else {})})
+    tracker.log_figures(parent, comparison_of(outcome))
+    record_search(tracker, opened, parent, outcome)
     tracker.log_file(parent, html)
     for name, svg in figure_files(report).items():
         tracker.log_text(parent, svg, f"figures/{name}")
@@ -120,22 +130,3 @@ def _log_grids(tracker: Tracker, run: str, section: StageSection) -> None:
         if (png := getattr(section, f"{kind}_png")) is not None:
             image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
             tracker.log_image(run, image, f"grids/{'chained' if kind == 'grid' else kind}.png")
-
-
-def _record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome) -> None:
-    if outcome.search is None:
-        return
-    for number, found in enumerate(outcome.search.summary["rounds"]):
-        for point in found["points"]:
-            name = f"trial/{found['stage']} " + " ".join(str(value) for value in point["settings"].values())
-            params = {"stage": found["stage"], **point["settings"], "chosen": point["settings"] == found["chosen"]}
-            key = f"trial {number} {digest_of(point['settings'])[:16]}"
-            run = tracker.run(opened, name=name, kind="trial", key=f"{key} {parent}", parent=parent, params=params)
-            if point["error"] is not None:
-                tracker.finish(run, "FAILED")
-                continue
-            metrics = prefixed("chained", point["chained"])
-            if point["oracle"] is not None:
-                metrics |= prefixed("oracle", point["oracle"])
-            tracker.log_metrics(run, metrics | {"seconds": point["seconds"]}, 0)
-            tracker.finish(run)

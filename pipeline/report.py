@@ -6,24 +6,25 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.figures import level_figure, loss_figure, stages_figure
+from pipeline import search_wording
+from pipeline.figures import loss_figure, stages_figure
 from pipeline.plotting import inline
-from pipeline.report_parts import KIND_NAMES, Kind, Report, StageSection
+from pipeline.published_beside import published_beside
+from pipeline.report_page import Figure, page_environment, source
+from pipeline.report_parts import Report, StageSection
 from pipeline.score_figures import curve_figure, during_figure, spectra_figure
 from pipeline.score_tables import footnotes, passport_tables, score_tables
+from pipeline.search_figures import is_sliced, settings_figure
+from pipeline.search_parts import KIND_NAMES, Kind, SearchSection
+from pipeline.search_wording import told_front, told_points, told_rungs
+from pipeline.trial_figures import front_figure, rungs_figure
 from pipeline.wording import (
-    clock,
-    estimate,
-    number,
-    share,
     stages_in_words,
     told_curves,
     told_losses,
-    told_points,
     told_progress,
     told_spectra,
     told_stages,
@@ -33,32 +34,18 @@ from pipeline.wording import (
 WORST_CLASSES = 20  # shown at once; the others are folded away
 
 
-class Figure(NamedTuple):
-    """A stand-alone SVG and what it says, for those who do not see it."""
-
-    svg: str
-    description: str
-
-
 def render(report: Report) -> str:
     """The report as one self-contained HTML page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "share": share, "clock": clock, "chain": stages_in_words}
-    environment.filters |= {"data_uri": _data_uri, "level": _level}
-    environment.globals["estimate"] = estimate
+    environment = page_environment()
+    environment.filters |= {"chain": stages_in_words, "level": _level}
+    environment.globals["say"] = search_wording
     drawn = {name: inline(figure.svg, name, figure.description) for name, figure in _figures(report).items()}
     return environment.get_template("report.html").render(
         report=report,
         last=report.last,
         figures=drawn,
+        search_figures=_search_figures(report.searches),
+        script=source(environment, "sortable.js"),
         kinds=KIND_NAMES,
         verdict=verdict(report),
         levels={stage.name: _level_of(stage, report) for stage in report.stages},
@@ -67,6 +54,7 @@ def render(report: Report) -> str:
         tables=score_tables(report),
         notes=footnotes(report),
         passports=passport_tables(report),
+        published=published_beside(report),
         standings={standing.size: standing for standing in report.standings},
         settings=_setting_groups(report.settings),
         chance=1 / max(1, len(report.dataset.classes)),
@@ -91,10 +79,35 @@ def _figures(report: Report) -> dict[str, Figure]:
             "FID during training, in the features of the data set's own classifier: " + told_progress(report),
         ),
     }
-    for section in report.searches:
-        told = f"Scores of {section.stage} against the augmentation level s: " + told_points(section)
-        found[f"level-{section.stage}"] = Figure(level_figure(section), told)
+    for section, names in zip(report.searches, _search_figures(report.searches), strict=True):
+        found |= {
+            names.settings: Figure(settings_figure(section), "Scores by setting: " + told_points(section)),
+            names.front: Figure(
+                front_figure(section), "Pareto front of FID and accuracy: " + told_front(section) + "."
+            ),
+            names.rungs: Figure(rungs_figure(section), "Looks during training: " + told_rungs(section)),
+        }
     return {name: figure for name, figure in found.items() if figure.svg}
+
+
+class SearchFigures(NamedTuple):
+    """The names of the figures of one round of a search, drawn or not."""
+
+    settings: str
+    front: str
+    rungs: str
+    sliced: bool
+
+
+def _search_figures(sections: Sequence[SearchSection]) -> list[SearchFigures]:
+    """Of each section, by its stage; those of a stage that had a round already are numbered."""
+    found = []
+    for position, section in enumerate(sections):
+        before = sum(other.stage == section.stage for other in sections[:position])
+        name = section.stage + (f"-{before + 1}" if before else "")
+        kind = "level" if section.of_levels else "search"
+        found.append(SearchFigures(f"{kind}-{name}", f"front-{name}", f"rungs-{name}", is_sliced(section)))
+    return found
 
 
 class Level(NamedTuple):
@@ -110,7 +123,8 @@ def _level_of(stage: StageSection, report: Report) -> Level | None:
     """None for the base stage. log-SNR and step come from a trial at the same level where the stage has none."""
     if stage.low_res_size is None:
         return None
-    tried = [point for section in report.searches if section.stage == stage.name for point in section.points]
+    trials = [point for section in report.searches for point in section.points]
+    tried = [point.places[stage.name] for point in trials if stage.name in point.places]
     same = next((point for point in tried if point.level == stage.level), None)
     logsnr = stage.logsnr if stage.logsnr is not None or same is None else same.logsnr
     step = stage.ddpm_step if stage.ddpm_step is not None or same is None else same.ddpm_step
@@ -169,7 +183,3 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -5,7 +5,7 @@ Scores are in ``report_scores``. Imports no torch, Ray or MLflow.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -20,9 +20,7 @@ from pipeline.report_scores import (
     Score,
     Scores,
 )
-
-Kind = Literal["truncated", "non_truncated"]
-KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-truncated"}
+from pipeline.search_parts import Kind, SearchSection
 
 
 class StageSection(Part):
@@ -104,47 +102,6 @@ class CascadeRow(Part):
     training_seconds: float
     net_calls: int
     chained: Scores
-
-
-class SearchPoint(Part):
-    """One trial: an augmentation level s, shown as time, log-SNR and DDPM step, and what it scored."""
-
-    kind: Kind
-    level: float
-    logsnr: float
-    ddpm_step: float
-    chained_fid: Score
-    oracle_fid: Score
-    accuracy: Score
-    recall: Score
-    seconds: float
-
-    @property
-    def gap(self) -> float | None:
-        """Chained minus oracle FID."""
-        return None if self.chained_fid is None or self.oracle_fid is None else self.chained_fid - self.oracle_fid
-
-
-class Choice(Part):
-    """The kind and level that a round of the search chose."""
-
-    kind: Kind
-    level: float
-
-
-class SearchSection(Part):
-    """The trials of one stage; its points' steps are out of ``ddpm_steps``. At s = 0 the kinds are the same thing."""
-
-    stage: str
-    metric: str
-    points: list[SearchPoint]
-    chosen: Choice
-    ddpm_steps: int = 1000
-
-    def is_chosen(self, point: SearchPoint) -> bool:
-        """Whether ``point`` has the chosen setting."""
-        same = point.kind == self.chosen.kind or point.level == 0.0
-        return same and point.level == self.chosen.level
 
 
 class NodeRow(Part):

@@ -37,7 +37,8 @@ def draw(task: Task) -> dict[str, Any]:
     """Graph node: draw ``count`` images of one stage and measure them; one array of rows per measure.
 
     Also writes ``images.npy`` float32 (count, 3, S, S) in [-1, 1] and ``kept-<level>.npy`` (z_s at a truncation level)
-    where a stage above is drawn on them, and the preview.
+    where a stage above is drawn on them, and the preview. The rows of a smaller draw of the same images, where
+    ``context["earlier"]`` names one, are taken over and only the rest is drawn.
     """
     count = task.config["count"]
     gather(task, "pipeline.sampling:draw_part", kept=count, precision=task.config["precision"])

@@ -78,6 +78,43 @@ Distribution = Annotated[
 ]
 
 
+class ScreeningSpec(Spec):
+    """A first look at trials of sampling settings: those that cannot win are dropped before they cost all samples.
+
+    Trials share seeds and classes, so a difference has a paired error (delete-a-block jackknife) that is far below the
+    error of either score. The first look's samples are the first of the full number: what goes on draws only the rest.
+    """
+
+    samples: PositiveInt = Field(256, description="Samples of the first look: the first ones of search.samples.")
+    errors: Positive = Field(
+        3.0, description="A trial is dropped when it is worse than the best by more than so many paired errors."
+    )
+
+
+class PruningSpec(Spec):
+    """Early ends for trials that train: successive halving (ASHA) on a cheap chained FID of the stage in training."""
+
+    first: PositiveInt = Field(description="Steps of the stage after which trials are first compared.")
+    factor: Annotated[int, Field(ge=2)] = Field(
+        3, description="One in so many goes on at each rung, and each rung is so many times as long as the one before."
+    )
+    samples: PositiveInt = Field(256, description="Chained samples of a look.")
+    reference: PositiveInt = Field(2000, description="Real images that a look compares with.")
+    sampling_steps: PositiveInt | None = Field(None, description="Fewer sampler steps for a look; None: all of them.")
+
+
+class BudgetSpec(Spec):
+    """What a search may spend. What is looked up costs nothing; a trial that has begun is finished."""
+
+    gpu_hours: Positive | None = Field(
+        None, description="No further trial begins after so many hours of a worker's GPU, or CPU where it has none."
+    )
+    hours: Positive | None = Field(None, description="No further trial begins after so many hours by the clock.")
+
+
+Algorithm = Literal["grid", "optuna", "drawn"]
+
+
 class SearchSpec(Spec):
     """What is searched. Paths are dotted, as for ``--set``; sampling settings cost no training.
 
@@ -86,22 +123,52 @@ class SearchSpec(Spec):
     """
 
     mode: Literal["stagewise", "joint"] = "stagewise"
-    algorithm: Literal["grid", "optuna"] = "grid"
+    algorithm: Algorithm | None = Field(
+        None,
+        description="grid: every combination. optuna: a model of what was seen proposes. drawn: a list drawn "
+        "beforehand, the same however trials end. None: a grid for lists of sampling settings, Optuna for all else.",
+    )
     trials: PositiveInt = Field(20, description="Per stage (stagewise) or in all (joint); a grid ignores it.")
     samples: PositiveInt = 500
     seed: Seed = Field(
         1, description="Of the trials' noise; another than evaluation.seed, so that final scores are unselected."
     )
-    concurrency: PositiveInt = 2
+    concurrency: PositiveInt = Field(2, description="Trials at once.")
     metric: Literal["chained_fid", "chained_accuracy"] = "chained_fid"
+    screening: ScreeningSpec | None = Field(None, description="Of trials that sample; None: all draw all samples.")
+    pruning: PruningSpec | None = Field(None, description="Of trials that train; None: all train to the end.")
+    budget: BudgetSpec = BudgetSpec()
     space: dict[str, Distribution] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> SearchSpec:
         for path, distribution in self.space.items():
             if self.algorithm == "grid" and not isinstance(distribution, Values):
-                raise ValueError(f"space {path}: a grid needs {{values: [...]}}; use algorithm: optuna for ranges")
+                raise ValueError(
+                    f"space {path}: a grid needs {{values: [...]}}; for ranges leave algorithm out, or set it to drawn "
+                    "or optuna"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _screening_is_a_part(self) -> SearchSpec:
+        if self.screening is not None and self.screening.samples >= self.samples:
+            raise ValueError(
+                f"search.screening.samples {self.screening.samples} are the first of search.samples {self.samples}; "
+                "lower them, or remove screening"
+            )
+        return self
+
+    def first_look(self, block: int) -> int | None:
+        """Samples of a screening's first look, rounded up to whole canonical blocks; None without screening."""
+        return None if self.screening is None else math.ceil(self.screening.samples / block) * block
+
+    def algorithm_of(self, paths: Sequence[str]) -> Algorithm:
+        """How a round that searches ``paths`` goes about it."""
+        if self.algorithm is not None:
+            return self.algorithm
+        listed = all(isinstance(self.space[path], Values) for path in paths)
+        return "grid" if listed and not any(map(trains, paths)) else "optuna"
 
     def rounds(self, stages: Sequence[str], last: str) -> list[tuple[str, list[str]]]:
         """(stage whose score counts, paths searched) for each round: the ``stages`` in order, or ``last`` alone."""
@@ -109,6 +176,11 @@ class SearchSpec(Spec):
             return [(last, list(self.space))]
         mine = {name: [path for path in self.space if path.split(".")[1] == name] for name in stages}
         return [(name, paths) for name, paths in mine.items() if paths]
+
+
+def trains(path: str) -> bool:
+    """Whether another value at ``path`` needs another training: all settings of a stage but those of sampling."""
+    return path.split(".")[2:3] != ["sampling"]
 
 
 def combinations(space: Mapping[str, Distribution], limit: int) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ SENTENCES: Mapping[str, str] = {
 }
 PATTERNS: Mapping[str, str] = {
     r"^[a-z][a-z0-9_]*$": "must be a name of lower-case letters, digits and _ that begins with a letter",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "must be a name of letters, digits, _, . and - that begins with a letter or digit",
     r"^[A-Za-z0-9][A-Za-z0-9_-]*$": "must be a name of letters, digits, _ and - that begins with a letter or digit",
 }
 
@@ -69,6 +70,12 @@ def _unknown_kind(kind: str, known: list[str]) -> str:
     return f"there is no kind {kind!r}; " + (
         f"did you mean {nearest[0]!r}?" if nearest else f"kinds are {', '.join(known)}"
     )
+
+
+def placed_message(data: Any, error: ValidationError) -> str:
+    """The first mistake in ``data`` with its dotted path, where that is known."""
+    place = _place(data, error.errors()[0])
+    return f"{'.'.join(map(str, place)) + ': ' if place else ''}{first_message(error)}"
 
 
 def located(path: Path, document: Any, data: Any, error: ValidationError) -> str:

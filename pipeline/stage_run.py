@@ -41,6 +41,7 @@ from stages.stage import Stage, parameter_count
 from stages.training import Batch, StepReport, TrainState, accumulate_gradients, train_step
 
 KEEP = 2  # newest commits whose files stay; finals always do
+STEP, COMMIT, STOP = 0.0, 1.0, 2.0  # what all ranks do next, as rank 0 says it
 
 Report = Callable[[Entry | None, dict[str, float]], None]
 
@@ -67,6 +68,9 @@ class LoopSettings:
     tracking_uri: str | None
     tracking_run: str | None
     watch_every: int | None = None  # steps from one average that is set aside to be scored to the next
+    watch_steps: tuple[int, ...] = ()  # steps whose averages are set aside besides
+    stop: str | None = None  # a key of the store: training ends early, after a commit, once it is there
+    asked: float | None = None  # when these workers were asked for, in unix time
 
 
 def sum_over_ranks(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -104,9 +108,10 @@ class StageRun:
         owner = f"{os.uname().nodename}:{os.getpid()}"
         self.commits = CommitLog(storage, settings.run, owner=owner, clock=time.time)
         self.snapshots = Snapshots.of(self.commits, self.training)
-        self.watched = WatchedWeights(self.commits, settings.watch_every)
+        self.watched = WatchedWeights(self.commits, settings.watch_every, tuple(settings.watch_steps))
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.start_seconds: float | None = None  # from being asked for to the first step
 
     def resume(self) -> None:
         """Take the run over and go on from its newest whole commit that is not past the asked steps."""
@@ -123,6 +128,8 @@ class StageRun:
             load_state(folder, self.state)
             self.history = read_history(folder)
             self.seconds = entry.info["seconds"]
+            if entry.created >= (self.settings.asked or math.inf):  # Ray started these workers again
+                self.start_seconds = entry.info.get("start_seconds")
         if self.world > 1:
             self._join_ranks()
 
@@ -191,6 +198,8 @@ class StageRun:
             batch = next(read)
             waited += time.monotonic() - asked
             seen = self.advance(self._on_device(*batch))
+            if self.start_seconds is None and self.settings.asked is not None:
+                self.start_seconds = time.time() - self.settings.asked
             window.append(seen.loss)
             now = self.state.step
             if now % log_every and now < steps:
@@ -203,12 +212,20 @@ class StageRun:
             progress(now, steps)
             self.seconds = before + time.monotonic() - started
             due = now == steps or time.monotonic() - committed > self.settings.checkpoint_seconds
-            if self._from_rank_zero(float(due)):
+            what = self._from_rank_zero(STOP if self._is_called_off() else COMMIT if due else STEP)
+            if what >= COMMIT:
                 if buffer is not None:
                     buffer.flush()
                 entry = self.commit(metrics) if self.rank == 0 else None
                 report(entry, {"step": float(now), **metrics})
                 committed = time.monotonic()
+            if what == STOP:
+                return
+
+    def _is_called_off(self) -> bool:
+        """Whether rank 0 finds the mark that ends training early; the others follow it."""
+        stop = self.settings.stop
+        return self.rank == 0 and stop is not None and self.commits.storage.exists(stop)
 
     def _measured(
         self, seen: StepReport, window: list[torch.Tensor], seconds: float, waited: float
@@ -239,6 +256,7 @@ class StageRun:
             "loss": metrics["loss"],
             "parameters": parameter_count(self.state.net),
             "final": self.state.step == self.training.steps,
+            "start_seconds": self.start_seconds,
         }
         entry = self.commits.commit(name, info)
         self.commits.prune(KEEP)

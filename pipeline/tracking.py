@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,47 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
+from pipeline.metric_buffer import MetricBuffer as MetricBuffer
+from pipeline.tracking_addresses import ENVIRONMENT as ENVIRONMENT
+from pipeline.tracking_addresses import SQLITE, absolute_uri
+from pipeline.tracking_addresses import ui_command as ui_command
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# MLflow reports usage over the network unless told otherwise, and its job runner is of no use here (two
-# processes, 300 MB). For the process that `ui_command` starts, as for ours.
-ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # not one of language models, to its pages
 KEY_TAG = "rayfall.key"
 KIND_TAG = "rayfall.kind"
-_SQLITE = "sqlite:///"
+PARENT_TAG = "mlflow.parentRunId"
 _BATCH_METRICS = 1000  # MLflow's limits for one log_batch call
-_BATCH_PARAMS = 100
-_log = logging.getLogger(__name__)
-
-
-def absolute_uri(uri: str) -> str:
-    """The address as any process may use it: a relative SQLite path is resolved against this working directory.
-
-    Raises UserError for a folder, which MLflow 3 no longer writes to.
-    """
-    if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
-    if "://" not in uri or uri.startswith("file:"):
-        raise UserError(
-            f"tracking.uri {uri!r} is a folder, which MLflow no longer writes to; "
-            "use sqlite:///PATH.db or the http(s) address of an MLflow server"
-        )
-    return uri
-
-
-def ui_command(uri: str, port: int) -> list[str]:
-    """argv that serves MLflow's pages for the store at ``uri`` on 127.0.0.1; start it with ``ENVIRONMENT`` set.
-
-    One worker process, about 15 seconds to start. Raises UserError when ``uri`` is a server already.
-    """
-    uri = absolute_uri(uri)
-    if uri.startswith(("http://", "https://")):
-        raise UserError(f"{uri} is an MLflow server already; open it in a browser")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+_BATCH_PARAMS = 100  # of params, and of tags
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
@@ -85,11 +59,21 @@ class Tracker:
 
         self.uri = absolute_uri(uri)
         self.artifact_root = artifact_root
-        if self.uri.startswith(_SQLITE):
-            folder = Path(self.uri.removeprefix(_SQLITE)).parent
+        if self.uri.startswith(SQLITE):
+            folder = Path(self.uri.removeprefix(SQLITE)).parent
             folder.mkdir(parents=True, exist_ok=True)
             self.artifact_root = artifact_root or str(folder / "mlflow-artifacts")
         self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the store is a file that this process opens itself, not a server."""
+        return self.uri.startswith(SQLITE)
+
+    @property
+    def client(self) -> MlflowClient:
+        """For the model registry (``pipeline.registry``), which no run has a part in."""
+        return self._client
 
     def open_experiment(self, name: str) -> str:
         """Id of the experiment called ``name``, made (with its database) or restored if need be. Driver only.
@@ -102,7 +86,7 @@ class Tracker:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 place = self._artifact_location(name)
-                return str(self._client.create_experiment(name, artifact_location=place))
+                return str(self._client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
@@ -124,40 +108,77 @@ class Tracker:
         key: str,
         parent: str | None = None,
         params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        seconds: float = 0.0,
     ) -> str:
         """Id of the run whose key is ``key``: re-opened if it exists in this experiment, made otherwise. Driver only.
 
-        ``kind`` says what it is ("experiment", "stage", "trial", "evaluation"); ``parent`` is a run id. Tags
-        and the parent are brought up to date. A param keeps its first value, as MLflow wants it; a later,
-        different one becomes the tag ``rayfall.changed.<param>``.
+        ``kind`` says what it is ("experiment", "search", "ablation", "trial", "stage", "evaluation"); ``parent`` is a
+        run id. Tags and the parent are brought up to date, a tag of None is removed. A param keeps its first value, as
+        MLflow wants it; a later, different one becomes the tag ``rayfall.changed.<param>``. A run that is made begins
+        ``seconds`` ago.
         """
-        assert "'" not in key, "keys are digests and stage names"
-        all_tags = {KEY_TAG: key, KIND_TAG: kind, "mlflow.source.name": "rayfall", **(tags or {})}
+        all_tags: dict[str, str | None] = {
+            KEY_TAG: key,
+            KIND_TAG: kind,
+            "mlflow.source.name": "rayfall",
+            **(tags or {}),
+        }
         if parent is not None:
-            all_tags["mlflow.parentRunId"] = parent
-        found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        if found:
-            run = found[0]
+            all_tags[PARENT_TAG] = parent
+        run = self._find(experiment_id, key)
+        if run is not None:
             self._client.update_run(run.info.run_id, status="RUNNING", name=name)
         else:
-            run = self._client.create_run(experiment_id, tags=all_tags, run_name=name)
+            began = _now() - int(1000 * seconds)
+            new = {tag: value for tag, value in all_tags.items() if value is not None}
+            run = self._client.create_run(experiment_id, start_time=began, tags=new, run_name=name)
         self._describe(run, {key: str(value) for key, value in (params or {}).items()}, all_tags)
         return str(run.info.run_id)
 
-    def _describe(self, run: Run, params: dict[str, str], tags: dict[str, str]) -> None:
-        from mlflow.entities import Param
+    def known(self, experiment_id: str, key: str, *, finished: bool = False) -> str | None:
+        """Id of the run whose key is ``key``, left as it is; None when there is none, or none that ``finished``."""
+        run = self._find(experiment_id, key)
+        return None if run is None or (finished and run.info.status != "FINISHED") else str(run.info.run_id)
+
+    def _find(self, experiment_id: str, key: str) -> Run | None:
+        assert "'" not in key, "keys are digests, names of stages and of cells"
+        found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return found[0] if found else None
+
+    def _describe(self, run: Run, params: dict[str, str], tags: dict[str, str | None]) -> None:
+        from mlflow.entities import Param, RunTag
 
         known = run.data.params
         changed = {
             f"rayfall.changed.{name}": value for name, value in params.items() if known.get(name, value) != value
         }
-        new_tags = {name: value for name, value in (tags | changed).items() if run.data.tags.get(name) != value}
+        told = {name: value for name, value in (tags | changed).items() if run.data.tags.get(name) != value}
+        for name in [name for name, value in told.items() if value is None]:
+            self._client.delete_tag(run.info.run_id, name)
+        new_tags = [RunTag(name, value) for name, value in told.items() if value is not None]
         new_params = [Param(name, value) for name, value in params.items() if name not in known]
-        for start in range(0, len(new_params), _BATCH_PARAMS):
-            self._client.log_batch(run.info.run_id, params=new_params[start : start + _BATCH_PARAMS])
-        for name, value in new_tags.items():
-            self._client.set_tag(run.info.run_id, name, value)
+        for start in range(0, max(len(new_params), len(new_tags)), _BATCH_PARAMS):
+            batch = slice(start, start + _BATCH_PARAMS)
+            self._client.log_batch(run.info.run_id, params=new_params[batch], tags=new_tags[batch])
+
+    def keep_tag(self, experiment_id: str, parent: str, tag: str, runs: Collection[str]) -> None:
+        """Of the children of ``parent`` that have ``tag``, take it from all but ``runs``."""
+        whose = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{tag}` = 'true'"
+        for run in self._client.search_runs([experiment_id], whose):
+            if run.info.run_id not in runs:
+                self._client.delete_tag(run.info.run_id, tag)
+
+    def log_figures(self, run_id: str, values: Mapping[str, float]) -> None:
+        """Write figures that have no steps, as far as they are new or changed: so repeating it adds no points."""
+        known = self._client.get_run(run_id).data.metrics
+        self.log_metrics(run_id, {name: value for name, value in values.items() if known.get(name) != value}, 0)
+
+    def log_curve(self, run_id: str, name: str, points: Sequence[tuple[int, float]]) -> None:
+        """Write (step, value) points of metric ``name`` behind the last step that it has."""
+        last = self.last_step(run_id, name)
+        now = _now()
+        self.log_points(run_id, [(name, value, step, now) for step, value in points if last is None or step > last])
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         """Write the values of one step now (about 3 ms on SQLite)."""
@@ -194,55 +215,12 @@ class Tracker:
         """Store ``content`` as the artifact ``path``, as JSON or YAML by its suffix."""
         self._client.log_dict(run_id, dict(content), path)
 
-    def finish(self, run_id: str, status: Literal["FINISHED", "FAILED"] = "FINISHED") -> None:
-        """Close the run."""
-        self._client.set_terminated(run_id, status=status)
-
-
-class MetricBuffer:
-    """Metrics of one training worker, written every few seconds. For rank 0 only.
-
-    A store that does not answer costs no training: the points stay here and the next ``add`` tries again.
-    ``flush`` raises instead, so flush before a checkpoint is committed: what a resumed run finds logged then
-    reaches at least as far as what it resumes from.
-
-    Args:
-        tracker: made in this process from the address it was sent.
-        run_id: the stage's run.
-        every_seconds: longest time that points wait.
-        after: steps up to and including this one are known (``Tracker.last_step``) and left out.
-    """
-
-    def __init__(self, tracker: Tracker, run_id: str, *, every_seconds: float = 5.0, after: int | None = None) -> None:
-        self._tracker = tracker
-        self._run_id = run_id
-        self._every_seconds = every_seconds
-        self._after = -1 if after is None else after
-        self._points: list[tuple[str, float, int, int]] = []
-        self._written = time.monotonic()
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of ``step``; written with a later call, or at ``flush``."""
-        from mlflow.exceptions import MlflowException
-
-        if step <= self._after:
-            return
-        now = _now()
-        self._points += [(name, float(value), step, now) for name, value in values.items()]
-        if time.monotonic() - self._written < self._every_seconds:
-            return
-        try:
-            self.flush()
-        except MlflowException as error:
-            self._written = time.monotonic()
-            _log.warning("%d metrics wait, tracking failed: %s", len(self._points), str(error).splitlines()[0])
-
-    def flush(self) -> None:
-        """Write everything now. Raises MLflow's exception when that fails; nothing is lost, and it may be repeated."""
-        if self._points:
-            self._tracker.log_points(self._run_id, self._points)
-        self._points = []
-        self._written = time.monotonic()
+    def finish(self, run_id: str, status: Status = "FINISHED", *, seconds: float | None = None) -> None:
+        """Close the run: now, or ``seconds`` after its begin, for what is recorded afterwards."""
+        end = None
+        if seconds is not None:
+            end = self._client.get_run(run_id).info.start_time + int(1000 * seconds)
+        self._client.set_terminated(run_id, status=status, end_time=end)
 
 
 def _now() -> int:

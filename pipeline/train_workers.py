@@ -36,13 +36,19 @@ def run_workers(
     Raises what Ray raises when its retries are used up, and the UserError of a worker at once: of a shard that was
     altered, say. Elastic workers are on nodes that come and go, more often than any number of retries foresees: they
     are given up only when an attempt came no further, by ``commits``, than the one before.
+
+    With ``context["in_place"]`` the one worker is this process (Ray Train's local mode), which holds what a worker
+    needs and has the libraries loaded already: three processes less to start. Nothing is missed: what Ray would store
+    are pointers to our commits, and whoever started this process starts it again when it dies.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from pipeline.refusals import EndOnRefusal, refusal_behind
 
+    in_place = bool(context.get("in_place"))
     elastic = not isinstance(context["workers"], int)
+    assert not (in_place and context["workers"] != 1), "one process is one worker"
     if elastic:
         # Ray hands it on from here to the process that starts the workers; there is no argument for it.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
@@ -52,7 +58,7 @@ def run_workers(
         trainer = TorchTrainer(
             loop,
             train_loop_config=dict(settings),
-            scaling_config=ScalingConfig(**scaling_of(context)),
+            scaling_config=ScalingConfig(num_workers=0) if in_place else ScalingConfig(**scaling_of(context)),
             run_config=RunConfig(
                 name=f"{name}-{len(commits.entries())}",
                 storage_path=str(folder),
@@ -72,6 +78,8 @@ def run_workers(
 
     if elastic:
         while_it_advances(attempt, reached, TrainingFailedError)
+    elif in_place:
+        while_it_advances(attempt, reached, Exception)
     else:
         attempt()
 

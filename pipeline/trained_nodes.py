@@ -138,17 +138,27 @@ class TrainedNodes:
         }
         if self.tracking is not None:
             context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}
-        # The node itself only waits: Ray Train's workers hold the resources.
+        # One worker is the node's own process. Where there are more, the node only waits: they hold the resources.
+        resources = self.experiment.resources
+        alone = resources.workers == 1
+        context["in_place"] = alone
         return self._node(
-            node, "pipeline.training:train_stage", settings, inputs={"data": self.data}, context=context, cpus=0
+            node,
+            "pipeline.training:train_stage",
+            settings,
+            inputs={"data": self.data},
+            context=context,
+            cpus=resources.cpus_per_worker if alone else 0.0,
+            gpus=resources.gpus_per_worker if alone else 0.0,
         )
 
     def classifier(self, role: str, seed: int) -> Node:
-        evaluation = self.experiment.evaluation
+        classifier = self.experiment.evaluation.classifier
+        own = self.experiment.seed if classifier.seed is None else classifier.seed
         config = {
-            "classifier": evaluation.classifier.model_dump(mode="json"),
+            "classifier": classifier.model_dump(mode="json", exclude={"seed"}),
             "sizes": sorted({stage.size for stage in self.experiment.stages.values()}),
-            "seed": (self.experiment.seed * 1000 + seed) % 2**63,
+            "seed": (own * 1000 + seed) % 2**63,
             "held_out": 5000,
         }
         return self._node(f"classifier/{role}", "pipeline.judging:make_classifier", config, inputs={"data": self.data})

@@ -27,10 +27,17 @@ from pipeline.train_workers import run_workers
 from stages.specs import TrainingSpec
 
 
+class TrainingStopped(RuntimeError):  # noqa: N818 - it states what happened
+    """Training ended before its last step because somebody left the mark that it looks for; nothing is lost."""
+
+
 def train_stage(task: Task) -> dict[str, Any]:
     """Graph node: train one stage to its number of steps and leave its averaged weights as the result.
 
-    Beside them the averages stored on the way, if any, from which an EMA of another length is rebuilt.
+    Beside them the averages stored on the way, if any, from which an EMA of another length is rebuilt. The summary's
+    ``start_seconds`` are those from asking for the workers to the first step of the run that came to the end, by the
+    clocks of two nodes where they are two; None for a run that made no step. Raises TrainingStopped where the mark
+    ``context["stop"]`` ended it early.
     """
     context = task.context
     prefix = context["run"]
@@ -58,21 +65,27 @@ def train_stage(task: Task) -> dict[str, Any]:
             tracking_uri=context.get("tracking_uri"),
             tracking_run=context.get("tracking_run"),
             watch_every=context.get("watch_every"),
+            watch_steps=tuple(context.get("watch_steps", ())),
+            stop=context.get("stop"),
         )
         fit(settings, context, commits)
         found = snapshots.latest_checkpoint(lambda step: step == steps)
+        if found is None and settings.stop is not None and task.storage.exists(settings.stop):
+            raise TrainingStopped(f"{prefix} was called off")
         assert found is not None, f"{prefix}: training ended without a commit at step {steps}"
     entry, folder = found
     for name in ("spec.json", "ema.safetensors", "history.json"):
         os.link(folder / name, task.out / name)
     snapshots.link(folder, steps, task.out)
-    return {key: entry.info[key] for key in ("step", "seconds", "loss", "parameters")}
+    told = {key: entry.info[key] for key in ("step", "seconds", "loss", "parameters")}
+    return {**told, "start_seconds": entry.info.get("start_seconds")}
 
 
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
     """Run ``train_loop`` under Ray Train; raises as ``run_workers`` does."""
     name, folder = settings.run.removeprefix("runs/"), Path(settings.storage) / "ray-train"
-    run_workers(train_loop, vars(settings), context=context, commits=commits, name=name, folder=folder)
+    asked = {**vars(settings), "asked": time.time()}
+    run_workers(train_loop, asked, context=context, commits=commits, name=name, folder=folder)
 
 
 def train_loop(config: dict[str, Any]) -> None:

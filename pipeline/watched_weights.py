@@ -36,17 +36,22 @@ class Weights:
 
 @dataclass(frozen=True)
 class WatchedWeights:
-    """The weights in the log of one run that are to be scored; ``every`` None: none are set aside."""
+    """The weights in the log of one run that are to be scored: at every ``every`` steps, and at all ``steps`` named.
+
+    Of the first the newest few stay, of the second all: somebody waits for each of them.
+    """
 
     commits: CommitLog
     every: int | None
+    steps: tuple[int, ...] = ()
 
     def store(self, state: TrainState, stage: StageSpec, training: TrainingSpec, seed: int) -> bool:
         """Set the average of ``state`` aside if its step is one of those; True if so. Raises OwnershipLost.
 
         The last step is not: it has a checkpoint, which stays.
         """
-        if self.every is None or state.step % self.every or state.step >= training.steps:
+        regular = self.every is not None and state.step % self.every == 0
+        if not (regular or state.step in self.steps) or state.step >= training.steps:
             return False
         from safetensors.torch import save_file
 
@@ -63,10 +68,19 @@ class WatchedWeights:
             "step": state.step,
         }
         (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
-        # Of those kept under one name the newest stays, so as many stay as there are names.
-        place = state.step // self.every % KEPT
-        self.commits.commit(name, {WATCHED: state.step, "kept": f"{WATCHED} {place}"})
+        self.commits.commit(name, {WATCHED: state.step, "kept": self._place(state.step)})
         return True
+
+    def _place(self, step: int) -> str:
+        """Of those kept under one name the newest stays, so as many stay as there are names."""
+        if self.every is None or step in self.steps:
+            return f"{WATCHED} step {step}"
+        return f"{WATCHED} {step // self.every % KEPT}"
+
+    def set_aside(self, step: int) -> Weights | None:
+        """Those that were set aside at ``step``, if they are there."""
+        found = (weights for weights, aside in self._all(step) if aside and weights.step == step and weights.there)
+        return next(found, None)
 
     def to_score(self, last: int) -> list[Weights]:
         """All that were set aside until the step ``last``, and the checkpoint of that step; oldest first."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from pipeline.comparing import paired_error, within_error
-from pipeline.report_parts import KIND_NAMES, CascadeRow, Report, SearchPoint, SearchSection, StageSection
+from pipeline.report_parts import CascadeRow, Report, StageSection
 
 
 def number(value: float | None) -> str:
@@ -78,14 +78,6 @@ def told_progress(report: Report) -> str:
 def told_losses(report: Report) -> str:
     ends = [(stage.name, stage.loss[0][1], stage.loss[-1][1]) for stage in report.stages if stage.loss]
     return "; ".join(f"{name} from {number(first)} to {number(last)}" for name, first, last in ends) + "."
-
-
-def told_points(section: SearchSection) -> str:
-    def one(point: SearchPoint) -> str:
-        told = f"s {point.level:g} {KIND_NAMES[point.kind]} chained FID {number(point.chained_fid)}"
-        return told + f", accuracy {share(point.accuracy)}" + (" (chosen)" if section.is_chosen(point) else "")
-
-    return "; ".join(one(point) for point in section.points) + "."
 
 
 def verdict(report: Report) -> str:

@@ -113,15 +113,20 @@ class Session:
         from pipeline.execution import execute
 
         absent = missing(targets, self.storage)
-        if absent and not self.on_ray:
+        if absent:
+            self.start_ray()
+        with self._watched(absent) as beside:
+            results = execute([*beside, *targets], self.storage, self.journal, use_ray=True)
+        return {node.name: results[node.name] for node in targets}
+
+    def start_ray(self) -> None:
+        """Start or join Ray, at the first need of it."""
+        if not self.on_ray:
             from pipeline.cluster import ray_cluster
 
             self.journal.message("starting Ray")
             self.stack.enter_context(ray_cluster(self.experiment.resources.address))
             self.on_ray = True
-        with self._watched(absent) as beside:
-            results = execute([*beside, *targets], self.storage, self.journal, use_ray=True)
-        return {node.name: results[node.name] for node in targets}
 
     @contextmanager
     def _watched(self, absent: Sequence[Node]) -> Iterator[list[Node]]:
@@ -141,7 +146,7 @@ class Session:
 
         # Of what is declared, not of what the search will choose: the same command must find the same runs again. Of
         # settings and not of nodes: those of the evaluation ask for weights files that training does without.
-        elsewhere = {"data", "store", "tracking", "resources", "description"}
+        elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
         identity = digest_of([self.experiment.model_dump(mode="json", exclude=elsewhere), self.nodes.data.identity])
         self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
 
@@ -194,6 +199,8 @@ def run(
             return {"search": dict(found.summary), "seconds": time.time() - started}
         outcome = session.evaluate()
         figures = figures_of(outcome) | {"computed": sorted(session.journal.computed)}
+        if outcome.search is not None:
+            figures["search"] = dict(outcome.search.summary)
         if goal == "report":
             figures |= publish(session, outcome, command)
         return figures | {"seconds": time.time() - started}

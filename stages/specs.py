@@ -14,7 +14,7 @@ from stages.loss_specs import HybridLossSpec, LossSpec, RegressionLossSpec
 from stages.net_specs import NetSpec, UNetSpec
 from stages.sampling_specs import StageSamplingSpec
 from stages.schedule_specs import CosineSchedule, ScheduleSpec, steps_of
-from stages.spec_base import PositiveInt, Share, Spec, Unit
+from stages.spec_base import PositiveInt, Spec, Unit
 from stages.training_specs import TrainingSpec, ema_decay, learning_rate_at
 
 __all__ = [
@@ -101,7 +101,10 @@ class StageSettings(Spec):
     loss: LossSpec = RegressionLossSpec()
     augmentation: AugmentationSpec | None = None
     upsampling: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    label_drop: Share = Field(0.1, description="Share of examples trained without their label, for guidance.")
+    label_drop: Unit = Field(
+        0.1,
+        description="Share of examples trained without their label, for guidance. 1: a stage that knows no classes.",
+    )
     flip: bool = Field(False, description="Random horizontal flips, the same for both resolutions.")
 
     @property
@@ -112,6 +115,11 @@ class StageSettings(Spec):
     def learns_variance(self) -> bool:
         """Whether the net gives the variance of each reverse step beside its mean."""
         return isinstance(self.loss, HybridLossSpec)
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the net ever sees a label. One that does not is sampled without, whatever class is asked for."""
+        return self.label_drop < 1.0
 
     def trained_levels(self) -> tuple[float, float]:
         """Range of augmentation levels s this stage was trained for; (0, 0) without noise augmentation."""
@@ -168,6 +176,11 @@ class StageSettings(Spec):
         if sampling.guidance != 1.0 and self.label_drop == 0.0:
             raise ValueError(
                 f"sampling.guidance {sampling.guidance:g} needs a net that knows no label; set label_drop above 0"
+            )
+        if sampling.guidance != 1.0 and not self.knows_classes:
+            raise ValueError(
+                f"sampling.guidance {sampling.guidance:g} needs a net that knows classes, and label_drop 1 leaves it "
+                "none; lower label_drop, or set guidance to 1"
             )
         trained = steps_of(self.schedule)
         if sampling.schedule is not None:

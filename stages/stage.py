@@ -151,6 +151,8 @@ class Stage:
             if low_res is not None:
                 assert aug_logsnr is not None, "a low-res image comes with its aug_logsnr"
                 condition = LowRes(low_res, aug_logsnr.to(z).expand(len(z)))
+            if not self.spec.knows_classes:
+                label = torch.full_like(label, self.spec.classes)
             estimate, fraction = self.split(self.evaluate_net(net, z, logsnr, label, condition))
             return Prediction(x_from(self.spec.prediction, estimate, z, logsnr), fraction)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from rich.console import Console
@@ -79,16 +80,52 @@ def test_restoration_bounds_and_cascades_are_tables_of_their_own() -> None:
     assert "cascade" not in " ".join(printed({"stages": stages, "cascades": {}}))
 
 
-def test_a_search_is_a_row_per_trial_and_what_was_chosen() -> None:
-    chosen = {"stages.sr16.sampling.level": 0.1}
-    good = {"settings": chosen, "error": None, "chained": scores(5.0), "oracle": scores(4.0), "seconds": 3.0}
-    bad = {"settings": {"stages.sr16.sampling.level": 0.2}, "error": "ValueError: [odd]", "seconds": 0.0}
-    rounds = [{"stage": "sr16", "metric": "chained_fid", "points": [good, bad], "chosen": chosen}]
-    assert printed({"search": {"chosen": chosen, "rounds": rounds}}) == [
-        "sr16, by chained_fid samples fid kid accuracy precision recall oracle fid error",
-        "level 0.1 64 5 ± 0.25 0.0125 0.875 0.5 0.25 4 -",
-        "level 0.2 - - - - - - - ValueError: [odd]",
-        "chosen: stages.sr16.sampling.level 0.1",
+LEVEL, KIND = "stages.sr16.sampling.level", "stages.sr16.sampling.augmentation"
+
+
+def trial(level: float, fid: float, **more: Any) -> dict[str, Any]:
+    settings = {LEVEL: level, KIND: "truncated"}
+    point: dict[str, Any] = {"settings": settings, "error": None, "objective": fid, "seconds": 3.0, "rungs": []}
+    return {**point, "chained": scores(fid), "oracle": scores(4.0), **more}
+
+
+def searched(*points: dict[str, Any], **more: Any) -> list[str]:
+    found = {"stage": "sr16", "metric": "chained_fid", "points": points, "chosen": points[0]["settings"], **more}
+    return printed({"search": {"chosen": points[0]["settings"], "rounds": [found]}, "chosen": points[0]["settings"]})
+
+
+def test_a_search_is_a_row_per_trial_the_best_first_and_why_and_what_was_shared() -> None:
+    bad = trial(0.5, math.inf, status="failed", error="ValueError: [odd]", chained=None, oracle=None, seconds=0.5)
+    dropped = trial(0.3, math.inf, status="dropped", chained={**scores(30.0), "samples": 16}, rungs=[[16, 30.0]])
+    chosen, worse = trial(0.1, 5.0, status="finished"), trial(0.05, 6.0, status="finished", oracle=None)
+    assert searched(chosen, bad, dropped, worse, why="lowest chained FID", shared="4 trials: 3 s saved") == [
+        "sr16, by chained FID level samples fid accuracy oracle fid took end",
+        "1 0.1 64 5 ± 0.25 0.875 4 3.0 s chosen",
+        "2 0.05 64 6 ± 0.25 0.875 - 3.0 s -",
+        "3 0.3 16 30 ± 0.25 0.875 4 3.0 s dropped",
+        "4 0.5 - - - - 0.5 s failed",
+        "1 failed: ValueError: [odd]",
+        "why: lowest chained FID",
+        "shared: 4 trials: 3 s saved",
+        f"chosen: {LEVEL} 0.1, {KIND} truncated",
+    ]
+
+
+def test_of_many_trials_the_best_are_shown_and_the_others_counted() -> None:
+    ends = ["finished"] * 13 + ["pruned"] * 2
+    points = [trial(n / 100, 5.0 + n, status=end) for n, end in enumerate(ends)]
+    lines = searched(*points)
+    assert len(lines) == 1 + 12 + 1 + 1
+    assert lines[12].startswith("12 0.11 16 ± 0.25")
+    assert lines[13] == "and 3 more: 1 finished, 2 pruned"
+
+
+def test_a_search_of_an_older_store_is_printed_too() -> None:
+    bad = {"settings": {LEVEL: 0.2, KIND: "truncated"}, "error": "ValueError: [odd]", "seconds": 0.0}
+    assert searched(trial(0.1, 5.0), bad)[:3] == [
+        "sr16, by chained FID level fid accuracy oracle fid took end",
+        "1 0.1 5 ± 0.25 0.875 4 3.0 s chosen",
+        "2 0.2 - - - 0.0 s failed",
     ]
 
 
@@ -96,9 +133,8 @@ def test_a_choice_of_nothing_is_a_choice() -> None:
     chosen = {"stages.a.sampling.ema_length": None, "stages.a.flip": True, "stages.a.b": [0.1, 2], "stages.a.c": "ddim"}
     told = "chosen: stages.a.sampling.ema_length null, stages.a.flip true, stages.a.b [0.1, 2], stages.a.c ddim"
     assert printed({"chosen": chosen}, width=200) == [told]
-    point = {"settings": {"stages.a.sampling.ema_length": None}, "error": None, "chained": scores(5.0), "oracle": None}
-    rounds = [{"stage": "a", "metric": "chained_fid", "points": [point], "chosen": {}}]
-    assert printed({"search": {"chosen": chosen, "rounds": rounds}}, width=200)[1].startswith("ema_length null 64 5")
+    points = [trial(0.1, 5.0 + n) | {"settings": {"stages.a.ema": value}} for n, value in enumerate((None, False))]
+    assert [line.split()[:3] for line in searched(*points)[1:3]] == [["1", "null", "5"], ["2", "false", "6"]]
 
 
 def test_a_refused_fid_is_a_dash_with_its_reason_and_other_scorers_stand_beside() -> None:

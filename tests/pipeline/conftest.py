@@ -15,12 +15,9 @@ from pipeline.data.drawn import CLASSES, draw
 from pipeline.grids import class_grid
 from pipeline.report_parts import (
     CascadeRow,
-    Choice,
     Dataset,
     NodeRow,
     Report,
-    SearchPoint,
-    SearchSection,
     StageSection,
 )
 from pipeline.report_scores import (
@@ -35,6 +32,7 @@ from pipeline.report_scores import (
     Scores,
 )
 from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceKind, SourceMark, StageMark
+from pipeline.search_parts import Kind, Place, SearchPoint, SearchSection
 
 SAMPLES = 1024
 FLAGGED = "FID of 1,024 samples is flagged: 160 features ask for 3,200 or more."
@@ -203,8 +201,9 @@ def plain(stage: StageSection, **changes: Any) -> StageSection:
 
 
 def _search(stage: str) -> SearchSection:
-    points = []
-    for kind, cost in (("truncated", 0.0), ("non_truncated", 3.0)):
+    points, own = [], f"stages.{stage}.sampling."
+    kinds: tuple[tuple[Kind, float], ...] = (("truncated", 0.0), ("non_truncated", 3.0))
+    for kind, cost in kinds:
         for level, logsnr, step in (
             (0.0, 15.0, 0),
             (0.05, 5.08, 50),
@@ -216,10 +215,16 @@ def _search(stage: str) -> SearchSection:
                 continue
             fid = 14.0 + 900 * (level - 0.12) ** 2 + cost * level * 5
             oracle, accuracy = 6.0 + 40 * level, 0.88 - 2 * (level - 0.1) ** 2 - cost * level / 40
-            figures: dict[str, Any] = {"logsnr": logsnr, "ddpm_step": step, "chained_fid": fid, "oracle_fid": oracle}
-            figures |= {"accuracy": accuracy, "recall": 0.55 - (0.4 + cost / 20) * level, "seconds": 21.0 + level}
-            points.append(SearchPoint(kind=kind, level=level, **figures))
-    return SearchSection(stage=stage, metric="chained_fid", points=points, chosen=Choice(kind="truncated", level=0.1))
+            place = Place(kind=kind, level=level, logsnr=logsnr, ddpm_step=step)
+            figures: dict[str, Any] = {"chained_fid": fid, "oracle_fid": oracle, "accuracy": accuracy}
+            figures |= {"recall": 0.55 - (0.4 + cost / 20) * level, "seconds": 21.0 + level, "objective": fid}
+            points.append(
+                SearchPoint(
+                    settings={f"{own}level": level, f"{own}augmentation": kind}, places={stage: place}, **figures
+                )
+            )
+    return SearchSection(stage=stage, metric="chained_fid", varied=[f"{own}level", f"{own}augmentation"],
+                         points=points, chosen=2)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

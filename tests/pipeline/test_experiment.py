@@ -71,7 +71,14 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
         ("search.space={stages.st.sampling.level: {values: [0.1]}}", "stages are base, sr"),
         ("search.space={seed: {values: [1]}}", "begin with stages.<name>"),
         ("search.space={stages: {values: [1]}}", "begin with stages.<name>"),
-        ("search.space={stages.sr.sampling.level: {uniform: [0, 0.2]}}", "a grid needs {values: [...]}"),
+        (
+            "search={algorithm: grid, space: {stages.sr.sampling.level: {uniform: [0, 0.2]}}}",
+            "a grid needs {values: [...]}; for ranges leave algorithm out",
+        ),
+        (
+            "search={samples: 200, screening: {samples: 200}, space: {stages.sr.sampling.level: {values: [0.1]}}}",
+            "search.screening.samples 200 are the first of search.samples 200; lower them, or remove screening",
+        ),
         ("stages.base.training.steps.more=1", "is a single value"),
         (
             "search.space={stages.sr.sampling.level: {uniforms: [0, 0.2]}}",

@@ -33,8 +33,8 @@ def counted_part(job: PartJob) -> Rows:
 
 def parts_node(task: Task) -> dict[str, Any]:
     assembly = Assembly(task.out, task.config["count"], {}, {"features"})
-    for rows in parts_of(task, f"{__name__}:counted_part", task.config["count"]):
-        assembly.add(rows)
+    for part in parts_of(task, f"{__name__}:counted_part", task.config["count"]):
+        assembly.add(part.rows)
     assembly.finish()
     return {}
 
@@ -116,16 +116,16 @@ def test_finished_parts_of_a_killed_driver_are_found_again(tmp_path: Path) -> No
 
 def test_parts_that_another_driver_cleared_away_are_computed_once_more(tmp_path: Path) -> None:
     found = []
-    for rows in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
-        found.append(rows["index"])
+    for part in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
+        found.append(part.rows["index"])
         shutil.rmtree(tmp_path / "scratch")
     assert np.array_equal(np.concatenate(found), np.arange(1000))
 
 
 def test_a_damaged_part_is_computed_once_more(tmp_path: Path) -> None:
     found = []
-    for rows in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
-        found.append(rows["index"])
+    for part in parts_of(task_of(tmp_path), f"{__name__}:counted_part", 1000):
+        found.append(part.rows["index"])
         for path in (tmp_path / "scratch").rglob("*.npz"):
             path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(np.concatenate(found), np.arange(1000))

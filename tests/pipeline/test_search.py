@@ -1,19 +1,27 @@
-"""Searches: rounds, grids, and a search of how a stage is trained on a real Ray cluster."""
+"""Searches: rounds, what trials share, points and the choice among them; and training settings on a real cluster."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-from pipeline import search, workflow
-from pipeline.dag import Result
+from pipeline import trials, workflow
+from pipeline.dag import Node, Result, ancestry
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.search import Round, rounds_of, run_trial, shared_nodes, targets_of
+from pipeline.nodes import Nodes
+from pipeline.search import rounds_of, run_trial, targets_of
 from pipeline.search_spec import Uniform, Values, combinations, grid_of
+from pipeline.storage import open_storage
+from pipeline.sweep_actors import ActorPool
+from pipeline.sweep_graph import ActorGraph
+from pipeline.sweep_trial import Trials
+from pipeline.trials import point_of
 
 TEXT = """\
 name: tiny
@@ -47,6 +55,13 @@ def load(folder: Path, *overrides: str) -> Experiment:
     return load_experiment(folder / "tiny.yaml", [f"store={folder / 'store'}", *overrides])
 
 
+def shared_names(targets: Iterable[Sequence[Node]]) -> set[str]:
+    """Names of the nodes that more than one trial needs."""
+    needed = [node for trial in targets for node in ancestry(trial)]
+    uses = Counter(node.digest for node in needed)
+    return {node.name for node in needed if uses[node.digest] > 1}
+
+
 def test_stagewise_rounds_go_up_the_cascade_and_joint_is_one(tmp_path: Path) -> None:
     experiment = load(tmp_path)
     assert [(stage, len(paths)) for stage, paths in rounds_of(experiment)] == [("base", 1), ("sr", 2)]
@@ -68,8 +83,7 @@ def test_grid_is_every_combination(tmp_path: Path) -> None:
 def test_trials_of_sampling_share_everything_below_the_stage(tmp_path: Path) -> None:
     experiment = load(tmp_path)
     path = "stages.sr.sampling.level"
-    trials = [targets_of(with_settings(experiment, {path: level}), "sr") for level in (0.0, 0.2)]
-    shared = {node.name for node in shared_nodes(trials)}
+    shared = shared_names(targets_of(with_settings(experiment, {path: level}), "sr") for level in (0.0, 0.2))
     assert {"chained/base", "train/base", "train/sr", "real/train/16", "classifier/judge"} <= shared
     assert not shared & {"chained/sr", "oracle/sr", "scores/chained/sr"}
 
@@ -97,32 +111,65 @@ def test_null_lists_and_nested_settings_make_trials_that_share_the_training(tmp_
     )
     ((_, paths),) = rounds_of(experiment)
     assert experiment.search is not None
-    trials = grid_of(experiment.search, paths)
-    assert trials[0] == dict(zip(paths, (None, None, 0.02), strict=True))
-    assert trials[-1] == dict(zip(paths, (0.1, [-2.0, 4.0], 0.03), strict=True))
-    targets = [targets_of(with_settings(experiment, trial), "sr") for trial in trials]
+    tried = grid_of(experiment.search, paths)
+    assert tried[0] == dict(zip(paths, (None, None, 0.02), strict=True))
+    assert tried[-1] == dict(zip(paths, (0.1, [-2.0, 4.0], 0.03), strict=True))
+    targets = [targets_of(with_settings(experiment, settings), "sr") for settings in tried]
     assert len({nodes[0].digest for nodes in targets}) == 8
-    assert {"train/sr", "train/base", "chained/base"} <= {node.name for node in shared_nodes(targets)}
+    assert {"train/sr", "train/base", "chained/base"} <= shared_names(targets)
 
 
-def test_a_trial_that_cannot_go_with_what_was_chosen_below_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_settings_that_mean_the_same_are_one_trial_and_impossible_ones_a_failed_point(tmp_path: Path) -> None:
     experiment = load(tmp_path)
-    trials = [{"stages.sr.sampling.level": 0.2}, {"stages.sr.sampling.level": 0.2, "stages.sr.sampling.steps": 2}]
-    fitting = Round(experiment, "sr", [], {})
-    assert fitting._distinct(trials) == trials[:1]  # the YAML's own steps are 2
-    spoiled = Round(experiment, "sr", [], {"stages.sr.augmentation": None})
-    assert spoiled._distinct(trials) == trials
-    assert spoiled._targets(trials[0]) == []
+    storage = open_storage(experiment.store)
+    made = Trials(experiment, "sr", storage, ActorGraph(storage, ActorPool(1, {}))).made
+    level = {"stages.sr.sampling.level": 0.2}
+    own = made(level | {"stages.sr.sampling.steps": 2})  # the YAML's own steps
+    assert made(level).identity == own.identity
+    assert made(level | {"stages.sr.sampling.steps": 3}).identity != own.identity
+    kinds = [made({"stages.sr.sampling.augmentation": kind}).identity for kind in ("truncated", "non_truncated")]
+    assert kinds[0] == kinds[1], "at s = 0 both kinds hand over the finished image"
+    impossible = made(level | {"stages.sr.augmentation": None})
+    assert impossible.point is not None
+    assert impossible.point["status"] == "failed"
+    assert "trained augmentation levels" in impossible.point["error"]
+    assert impossible.identity != own.identity
 
 
-def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scored = {"fid": math.nan, "accuracy": 0.5}
-    found = {"scores/chained/sr": Result(tmp_path, scored, 1.0, False)}
-    monkeypatch.setattr(search, "execute", lambda *_, **__: found)
+@pytest.mark.parametrize(("metric", "objective"), [("chained_fid", math.inf), ("chained_accuracy", -0.5)])
+def test_a_score_that_is_no_number_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, objective: float
+) -> None:
+    experiment = load(tmp_path, f"search.metric={metric}")
+    scores = {"samples": 20, "fid": math.nan, "accuracy": 0.5}
+    monkeypatch.setattr(trials, "stored", lambda *_: Result(tmp_path, scores, 1.0, True))
+    point = point_of(experiment, "sr", {"stages.sr.sampling.level": 0.2}, open_storage(experiment.store))
+    assert point["objective"] == objective
+    if metric == "chained_fid":
+        assert point["status"] == "failed"
+        assert point["error"] == "the chained_fid of this trial is nan, so its samples are of no use"
+
+
+def test_a_trial_that_raises_is_a_failed_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise FloatingPointError("no finite image")
+
+    monkeypatch.setattr(trials, "execute", broken)
     point = run_trial(load(tmp_path), "sr", {"stages.sr.sampling.level": 0.2})
-    assert point["objective"] == math.inf
-    assert point["error"] == "the chained_fid of this trial is nan, so its samples are of no use"
-    assert run_trial(load(tmp_path, "search.metric=chained_accuracy"), "sr", {})["objective"] == -0.5
+    assert (point["status"], point["error"]) == ("failed", "FloatingPointError: no finite image")
+    assert run_trial(load(tmp_path), "sr", {"stages.sr.sampling.level": 0.9})["error"].count("outside the trained") == 1
+
+
+def test_a_first_look_is_the_beginning_of_all_samples(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "search.samples=40", "search.screening={samples: 20}")
+    assert experiment.search is not None
+    assert experiment.search.first_look(16) == 32, "whole canonical blocks"
+    whole, look = Nodes(experiment, trial=True), Nodes(experiment, trial=True, look=32)
+    for one, other in ((whole.chained("sr"), look.chained("sr")), (whole.oracle("sr"), look.oracle("sr"))):
+        assert one.context["earlier"] == other.key
+        assert {**one.config, "count": 32} == other.config
+    alone = Nodes(load(tmp_path, "search.samples=40"), trial=True)
+    assert alone.chained("sr").digest == whole.chained("sr").digest, "what is drawn is the same with a look and without"
 
 
 def test_combinations_are_all_or_every_value_and_the_corners() -> None:

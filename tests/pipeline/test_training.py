@@ -21,7 +21,7 @@ from pipeline.dag import Progress, Task
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.stage_run import LoopSettings, StageRun
 from pipeline.storage import open_storage
-from pipeline.training import train_stage
+from pipeline.training import TrainingStopped, train_stage
 from stages.checkpoints import load_trained
 
 STEPS = 12
@@ -354,3 +354,62 @@ def test_a_stage_trains_from_an_object_store_as_from_a_folder(data: Path, s3_sto
     train(remote)
     assert_equal_bits(final(tmp_path / "near"), final(tmp_path / "far"))
     assert [path.stat().st_size for path in (tmp_path / "cache").iterdir() if len(path.name) >= 64], "shards are kept"
+
+
+def in_place(settings: LoopSettings, out: Path) -> Task:
+    """The training node of a trial, whose worker is the process that asks for it."""
+    out.mkdir()
+    config = {key: getattr(settings, key) for key in ("stage", "training", "seed", "shuffle")}
+    context = {**asdict(settings), "workers": 1, "in_place": True}
+    storage = open_storage(settings.storage)
+    return Task("train/sr", config, {"data": Path(settings.data)}, out, context, storage, Progress())
+
+
+def test_a_mark_ends_training_after_a_commit_and_it_goes_on_without_the_mark(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(data, tmp_path, stop="called-off")
+    storage, run = open_storage(tmp_path), StageRun(settings, rank=0, world=1, device="cpu")
+    run.resume()
+    committed: list[float] = []
+
+    def report(entry: object, metrics: dict[str, float]) -> None:
+        committed.append(metrics["step"])
+
+    advance = run.advance
+
+    def advance_and_mark(batch: Any) -> Any:
+        seen = advance(batch)
+        if run.state.step == 5:
+            storage.put("called-off", b"")
+        return seen
+
+    run.advance = advance_and_mark  # type: ignore[method-assign]
+    run.train(report)
+    assert committed == [5]
+    with pytest.raises(TrainingStopped):  # at the first step that it logs, as Ray Train runs it in this process
+        train_stage(in_place(settings, tmp_path / "stopped"))
+    assert StageRun(settings, rank=0, world=1, device="cpu").commits.entries()[-1].info["step"] == 6
+    storage.remove("called-off")
+    train(settings)
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
+def test_the_start_is_measured_until_the_first_step(data: Path, tmp_path: Path) -> None:
+    asked = time.time() - 100.0
+    run = train(settings_of(data, tmp_path, asked=asked), stop_after=None)
+    (entry,) = [entry for entry in run.commits.entries() if entry.kind == "commit"]
+    assert 100.0 < entry.info["start_seconds"] < time.time() - asked
+    # Ray starts the workers of one asking again: that is no start of its own. A later asking is one.
+    again = StageRun(settings_of(data, tmp_path, asked=asked), rank=0, world=1, device="cpu")
+    again.resume()
+    assert again.start_seconds == entry.info["start_seconds"]
+    later = StageRun(settings_of(data, tmp_path, asked=time.time()), rank=0, world=1, device="cpu")
+    later.resume()
+    assert later.start_seconds is None
+
+
+def test_a_worker_in_place_trains_as_any_other(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    summary = train_stage(in_place(settings_of(data, tmp_path), tmp_path / "out"))
+    assert (summary["step"], summary["start_seconds"] > 0.0) == (STEPS, True)
+    assert_equal_bits(final(tmp_path), final(uninterrupted))

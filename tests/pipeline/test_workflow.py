@@ -198,7 +198,8 @@ def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experi
     runs = client.search_runs([opened.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
-    children = sorted(run.info.run_name for run in runs if run is not parents[0])
+    own = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    children = sorted(run.info.run_name for run in own)
     assert [name for name in children if name.startswith("train/")] == ["train/base", "train/single", "train/sr"]
     evaluations = [name for name in children if name.startswith("evaluate/")]
     assert evaluations == ["evaluate/base", "evaluate/single", "evaluate/sr"]
@@ -206,7 +207,11 @@ def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experi
     assert parents[0].data.metrics["cascade.main.net_calls"] == 6
     assert parents[0].data.metrics["sr.restoration_psnr"] == figures["stages"]["sr"]["restoration"]["psnr"]
     assert parents[0].data.metrics["single.bound_bits_per_dim"] > 0
-    assert len([name for name in children if name.startswith("trial/")]) == 3
+    (search,) = (run for run in own if run.data.tags["rayfall.kind"] == "search")
+    trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == search.info.run_id]
+    assert len(trials) == 3
+    assert all(run.info.run_name.startswith("trial/") for run in trials)
+    assert [run.data.tags.get("rayfall.chosen") for run in trials].count("true") == 1
     assert {run.info.status for run in runs} == {"FINISHED"}
     stage = next(run for run in runs if run.info.run_name == "train/sr")
     assert [m.step for m in client.get_metric_history(stage.info.run_id, "loss")] == [2, 4]

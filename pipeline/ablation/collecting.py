@@ -1,0 +1,223 @@
+"""From the stored results of an ablation to its report. Reads what the graph holds and compares it; draws nothing.
+
+A replicate that is not stored whole stands in the report as failed, with why: so a report can be written at any time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.ablation.cells import ablation_of, budget_notes
+from pipeline.ablation.comparisons import compare, equalities
+from pipeline.ablation.costs import Costs
+from pipeline.ablation.findings import chosen, verdicts
+from pipeline.ablation.metrics import METRICS
+from pipeline.ablation.parts import (
+    AblationReport,
+    CellRow,
+    Difference,
+    Equality,
+    Replicate,
+    StageScore,
+)
+from pipeline.ablation.run import Ablation, Cell
+from pipeline.ablation.spec import Metric
+from pipeline.ablation.sweeps import sweep_of
+from pipeline.collecting import data_notes, dataset_of, preview_grid, scorer_words, scores_in
+from pipeline.data.datasets import data_place
+from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.errors import UserError
+from pipeline.levels import DDPM_STEPS, facts_of_level
+from pipeline.outcome import Outcome, outcome_of
+from pipeline.pareto import front
+from pipeline.report_scores import Scores
+from pipeline.revision import git_revision
+
+MISSING = "not computed yet: run `rayfall ablate` again"
+
+
+def collect_ablation(
+    ablation: Ablation, *, created: float, command: str, program: Sequence[str], wall_seconds: float | None = None
+) -> AblationReport:
+    """The report of what is stored of ``ablation``, made by ``command``; ``program`` begins the commands of cells.
+
+    ``created`` is seconds since 1970. Raises UserError while no replicate is whole.
+    """
+    experiment, spec = ablation.experiment, ablation_of(ablation.experiment)
+    outcomes = {
+        cell.replicate.name: outcome_of(cell.replicate.experiment, cell.storage)
+        for cell in ablation.cells
+        if cell.finished()
+    }
+    if not outcomes:
+        raise UserError(
+            f"nothing of the ablation {experiment.name} is whole in {ablation.storage.root}; run `rayfall ablate` first"
+        )
+    first = next(iter(outcomes.values()))
+    manifest = load_manifest(data_place(first.results["data"].folder).address)
+    rows = _Rows(ablation, outcomes, manifest, program).rows()
+    values = {
+        row.name: {
+            one.seed: {metric: value for metric in METRICS if (value := one.value(metric)) is not None}
+            for one in row.finished
+        }
+        for row in rows
+    }
+    metrics = [
+        metric for metric in METRICS if any(metric in found for seeds in values.values() for found in seeds.values())
+    ]
+    compared = compare(values, spec.baseline, confidence=spec.confidence, metrics=metrics)
+    rows = [
+        row.model_copy(update={"differences": _differences(compared.differences.get(row.name, {}))}) for row in rows
+    ]
+    claims = equalities(values, spec.equal, confidence=spec.confidence)
+    best, why = chosen(values, confidence=spec.confidence)
+    means = {row.name: (row.mean("chained_fid"), row.mean("accuracy")) for row in rows}
+    both = {name: (fid, share) for name, (fid, share) in means.items() if fid is not None and share is not None}
+    names = list(both)
+    moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
+    return AblationReport(
+        title=experiment.name,
+        question=experiment.description,
+        created=moment,
+        revision=git_revision(),
+        command=command,
+        verdict=verdicts(compared),
+        notes=[*data_notes(experiment, manifest), *budget_notes(experiment), *compared.notes],
+        dataset=dataset_of(manifest),
+        scorer=scorer_words(first),
+        stage=experiment.last,
+        size=experiment.stages[experiment.last].size,
+        ddpm_steps=_ddpm_steps(ablation),
+        confidence=spec.confidence,
+        baseline=spec.baseline,
+        seeds=list(spec.seeds),
+        metrics=metrics,
+        cells=rows,
+        equalities=[Equality(**claim._asdict()) for claim in claims],
+        front=[names[index] for index in front([both[name] for name in names])],
+        chosen=best,
+        why=why,
+        sharing=Costs.of(ablation).sharing(wall_seconds),
+        real=_scores(first, "real", experiment.last),
+        grid_seed=_grid_seed(ablation, outcomes),
+        pictures=_pictures(ablation, outcomes, manifest),
+        settings=experiment.model_dump(mode="json", exclude={"ablation"}),
+    )
+
+
+class _Rows:
+    """The cells of the report, in the order in which they are declared."""
+
+    def __init__(
+        self, ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Manifest, program: Sequence[str]
+    ) -> None:
+        self.ablation, self.outcomes, self.manifest, self.program = ablation, outcomes, manifest, program
+        self.spec, self.stage = ablation_of(ablation.experiment), ablation.experiment.last
+        self.by_cell: dict[str, list[Cell]] = defaultdict(list)
+        for cell in ablation.cells:
+            self.by_cell[cell.replicate.cell].append(cell)
+        self.costs = Costs.of(ablation)
+        self.pictured = _grid_seed(ablation, outcomes)
+
+    def rows(self) -> list[CellRow]:
+        return [self._row(name, settings) for name, settings in self.spec.all_cells().items()]
+
+    def _row(self, name: str, settings: Mapping[str, Any]) -> CellRow:
+        mine, base = self.by_cell[name], self.by_cell[self.spec.baseline]
+        shown = next((self.outcomes.get(c.replicate.name) for c in mine if c.replicate.seed == self.pictured), None)
+        own, shared = self.costs.of_cell(name)
+        return CellRow(
+            name=name,
+            settings=dict(settings),
+            changed_training=_trainings(mine[0]) != _trainings(base[0]),
+            replicates=[self._replicate(cell) for cell in mine],
+            grid_png=_picture(shown, f"chained/{self.stage}", self.manifest),
+            oracle_png=_picture(shown, f"oracle/{self.stage}", self.manifest),
+            gpu_seconds=own,
+            reused_seconds=shared,
+            commands=[cell.replicate.command(self.program) for cell in mine],
+        )
+
+    def _replicate(self, cell: Cell) -> Replicate:
+        outcome, seed = self.outcomes.get(cell.replicate.name), cell.replicate.seed
+        if outcome is None:
+            return Replicate(seed=seed, status="failed", error=cell.failure or MISSING)
+        trained = outcome.results[f"train/{self.stage}"]
+        history = json.loads((trained.folder / "history.json").read_text())
+        sampling = outcome.experiment.stages[self.stage].sampling
+        return Replicate(
+            seed=seed,
+            status="finished",
+            chained=_scores(outcome, "chained", self.stage),
+            oracle=_scores(outcome, "oracle", self.stage),
+            level=sampling.level,
+            kind=sampling.augmentation,
+            stages=[_stage_score(outcome, name) for name in outcome.experiment.chain(self.stage)],
+            sweep=sweep_of(outcome, self.stage),
+            loss=[(int(entry["step"]), entry["loss"]) for entry in history],
+            training_seconds=trained.summary["seconds"],
+            start_seconds=trained.summary.get("start_seconds"),
+            seconds=sum(result.seconds for result in outcome.results.values()),
+        )
+
+
+def _stage_score(outcome: Outcome, name: str) -> StageScore:
+    size = outcome.experiment.stages[name].size
+    chained, oracle = _scores(outcome, "chained", name), _scores(outcome, "oracle", name)
+    return StageScore(stage=name, size=size, chained=chained, oracle=oracle)
+
+
+def _scores(outcome: Outcome, kind: str, name: str) -> Scores | None:
+    result = outcome.scores(kind, name)
+    return None if result is None else scores_in(result.summary)
+
+
+def _differences(found: Mapping[Metric, Any]) -> dict[Metric, Difference]:
+    return {metric: Difference(**one._asdict()) for metric, one in found.items()}
+
+
+def _trainings(cell: Cell) -> list[str]:
+    return [node.digest for node in cell.trainings()]
+
+
+def _picture(outcome: Outcome | None, node: str, manifest: Manifest) -> bytes | None:
+    if outcome is None or node not in outcome.results:
+        return None
+    return preview_grid(Path(outcome.results[node].folder), manifest)
+
+
+def _grid_seed(ablation: Ablation, outcomes: Mapping[str, Outcome]) -> int | None:
+    """The seed whose samples are shown: the one that most cells finished, of these the first."""
+    finished = [cell.replicate.seed for cell in ablation.cells if cell.replicate.name in outcomes]
+    seeds = ablation_of(ablation.experiment).seeds
+    return max(seeds, key=lambda seed: (finished.count(seed), -seeds.index(seed))) if finished else None
+
+
+def _pictures(ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Manifest) -> dict[str, bytes]:
+    """Real images, and the samples of each lower stage where all cells were given the same."""
+    seed, last = _grid_seed(ablation, outcomes), ablation.experiment.last
+    shown = [
+        outcomes[c.replicate.name] for c in ablation.cells if c.replicate.seed == seed and c.replicate.name in outcomes
+    ]
+    found = {}
+    for name in ablation.experiment.chain(last)[:-1]:
+        folders = {outcome.results[f"train/{name}"].folder for outcome in shown}
+        if len(folders) == 1 and (png := _picture(shown[0], f"chained/{name}", manifest)):
+            found[f"{name}, which all cells were given"] = png
+    size = ablation.experiment.stages[last].size
+    if png := _picture(shown[0], f"real/val/{size}", manifest):
+        found["real images, held out"] = png
+    return found
+
+
+def _ddpm_steps(ablation: Ablation) -> int:
+    experiment = ablation.experiment
+    if experiment.below(experiment.last) is None:
+        return DDPM_STEPS
+    return facts_of_level(experiment, experiment.last, 0.0).of_steps

@@ -1,0 +1,99 @@
+"""The figure of an ablation's two goals: chained FID against accuracy, its front, and the cell that was chosen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.ablation.figures import PALE
+from pipeline.ablation.parts import AblationReport, CellRow
+from pipeline.plotting import BLUE, INK, QUIET, bare, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HALO = {"boxstyle": "square,pad=0.08", "fc": "white", "ec": "none", "alpha": 0.75}  # a name over rays and lines
+
+
+class Place(NamedTuple):
+    """A cell in the plane of the two goals."""
+
+    cell: CellRow
+    fid: float
+    accuracy: float
+
+
+def places(report: AblationReport) -> list[Place]:
+    """The cells that have both goals: mean chained FID and mean accuracy."""
+    found = [(cell, cell.mean("chained_fid"), cell.mean("accuracy")) for cell in report.cells]
+    return [Place(cell, fid, share) for cell, fid, share in found if fid is not None and share is not None]
+
+
+def pareto_figure(report: AblationReport) -> str:
+    """Mean accuracy against mean chained FID, rays to single seeds, the front as a stair. Empty for fewer than two."""
+    shown = places(report)
+    if len(shown) < 2:
+        return ""
+    with drawing(7.9, 5.0) as (figure, out):
+        plot = figure.add_subplot()
+        for cell, fid, accuracy in shown:
+            singles = _singles(cell)
+            for one in singles:
+                plot.plot([fid, one[0]], [accuracy, one[1]], color=PALE, lw=0.9, zorder=1)
+            plot.plot(*zip(*singles, strict=True), "o", color=QUIET, ms=3.6, alpha=0.55, mew=0, zorder=2)
+            colour, marker, size = _place_style(report, cell.name)
+            plot.plot([fid], [accuracy], marker, color=colour, mfc=colour if size > 8 else "white", ms=size, mew=1.7,
+                      zorder=4)  # fmt: skip
+            if cell.name == report.chosen:
+                plot.plot([fid], [accuracy], "o", ms=18, mfc="none", mec=INK, mew=1.5, zorder=5)
+        front = sorted((place.fid, place.accuracy) for place in shown if place.cell.name in report.front)
+        if len(front) > 1:
+            plot.step(*zip(*front, strict=True), where="post", color=BLUE, lw=1.4, dashes=(4, 2), zorder=3)
+        plot.set(xlabel="chained FID (lower is better)", ylabel="accuracy (higher is better)")
+        plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        plot.margins(0.13)
+        bare(plot)
+        figure.draw_without_rendering()
+        _label(plot, shown, report.chosen)
+    return out[0]
+
+
+def _singles(cell: CellRow) -> list[tuple[float, float]]:
+    fids, shares = cell.values("chained_fid"), cell.values("accuracy")
+    return [(fids[seed], shares[seed]) for seed in fids if seed in shares]
+
+
+def _place_style(report: AblationReport, name: str) -> tuple[str, str, float]:
+    if name in report.front:
+        return BLUE, "D" if name == report.baseline else "o", 9.0
+    return (INK, "D", 9.0) if name == report.baseline else (QUIET, "o", 7.5)
+
+
+def _label(plot: Axes, shown: Sequence[Place], chosen: str | None) -> None:
+    """Names beside their points, each where it covers the least of the others and of the points."""
+    points = [plot.transData.transform((place.fid, place.accuracy)) for place in shown]
+    frame = plot.get_window_extent()
+    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in points]
+    per_point = plot.figure.dpi / 72
+    for place, (x, y) in zip(shown, points, strict=True):
+        wide, tall = 6.2 * len(place.cell.name) * per_point, 11 * per_point
+        away = 14 if place.cell.name == chosen else 9  # points; the chosen one has a ring around it
+        best: tuple[float, float, float] | None = None
+        for up, side in itertools.product((0, 1, -1, 2, -2, 3, -3), (1, -1)):
+            left = x + side * away * per_point - (wide if side < 0 else 0)
+            box = (left, y + up * tall - tall / 2, left + wide, y + up * tall + tall / 2)
+            cost = sum(_overlap(box, other) for other in taken) + abs(up) * tall
+            cost += 1e3 * ((box[0] < frame.x0) + (box[2] > frame.x1) + (box[1] < frame.y0) + (box[3] > frame.y1))
+            if best is None or cost < best[0]:
+                best = cost, box[0], box[1]
+        assert best is not None
+        _, left, low = best
+        taken.append((left, low, left + wide, low + tall))
+        offset = ((left - x) / per_point, (low + tall / 2 - y) / per_point)
+        plot.annotate(place.cell.name, (place.fid, place.accuracy), offset, textcoords="offset points", va="center",
+                      fontsize=9.5, zorder=6, bbox=_HALO)  # fmt: skip
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -1,0 +1,141 @@
+"""The runs of an ablation in MLflow, opened before anything is trained, so that trainings log live. No figures.
+
+The ablation has a run, each replicate one below it, and each training one below the replicate. A training that several
+replicates share (a base stage that no cell changes) belongs to none of them: it stands once, under the ablation's run.
+Runs are found again by their keys: another cell or seed adds its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.ablation.spec import Settings
+from pipeline.experiment import digest_of
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+from pipeline.recorded_runs import NOTE_TAG
+from pipeline.recorded_settings import flat_params
+from pipeline.revision import git_revision
+from pipeline.tracking import Status, Tracker
+from pipeline.trained_nodes import Tracking
+
+Key = tuple[str, int]  # cell and seed
+BASELINE_TAG = "rayfall.baseline"
+
+
+@dataclass(frozen=True)
+class OpenedAblation:
+    """The runs of an ablation: its own, and for each replicate where its trainings log."""
+
+    uri: str
+    parent: str
+    trials: Mapping[Key, str]
+    tracking: Mapping[Key, Tracking]
+
+
+def open_ablation(
+    experiment: Experiment, replicates: Mapping[Key, Experiment], tracking_uri: str, *, identity: str
+) -> OpenedAblation:
+    """Open the run of the ablation of ``experiment`` (found by ``identity``) and those of its ``replicates``.
+
+    ``identity`` must not depend on cells and seeds: with more of them it is the same ablation.
+    """
+    assert experiment.ablation is not None, "an experiment without an ablation has none to open"
+    runs = AblationRuns.of(experiment, Tracker(tracking_uri), identity, experiment.ablation.baseline)
+    cells = experiment.ablation.all_cells()
+    params = runs.params_of(cells)
+    trainings = {key: trainings_of(one) for key, one in replicates.items()}
+    uses = Counter(node for nodes in trainings.values() for node in nodes.values())
+    trials, tracking = {}, {}
+    for (cell, seed), one in replicates.items():
+        trial = runs.trial(cell, seed, cells[cell], params[cell])
+        stages = {
+            name: runs.training(trial, seed, one, name, node=node, shared=uses[node] > 1)
+            for name, node in trainings[cell, seed].items()
+        }
+        trials[cell, seed], tracking[cell, seed] = trial, Tracking(runs.tracker.uri, stages)
+    return OpenedAblation(runs.tracker.uri, runs.parent, trials, tracking)
+
+
+def trainings_of(experiment: Experiment) -> dict[str, str]:
+    """What the training of each stage is called in the store, by its digest."""
+    nodes = Nodes(experiment)
+    return {name: Path(nodes.train(name).key).name for name in experiment.names}
+
+
+def close_ablation(opened: OpenedAblation, status: Status) -> None:
+    """End with ``status`` what is still open: the ablation failed, or was stopped."""
+    tracker = Tracker(opened.uri)
+    trainings = (run for one in opened.tracking.values() for run in one.runs.values())
+    for run in dict.fromkeys([*trainings, *opened.trials.values(), opened.parent]):
+        if tracker.client.get_run(run).info.status == "RUNNING":
+            tracker.finish(run, status)
+
+
+@dataclass(frozen=True)
+class AblationRuns:
+    """The runs of one ablation, opened or found again."""
+
+    experiment: Experiment
+    tracker: Tracker
+    opened: str
+    parent: str
+    baseline: str
+
+    @classmethod
+    def of(cls, experiment: Experiment, tracker: Tracker, identity: str, baseline: str) -> AblationRuns:
+        opened = tracker.open_experiment(experiment.name)
+        parent = tracker.run(
+            opened,
+            name=f"ablation {experiment.name}",
+            kind="ablation",
+            key=f"ablation {identity}",
+            params={"baseline": baseline, "stage": experiment.last, "samples": experiment.evaluation.samples},
+            tags={"rayfall.git": git_revision(), NOTE_TAG: experiment.description},
+        )
+        return cls(experiment, tracker, opened, parent, baseline)
+
+    def params_of(self, cells: Mapping[str, Settings]) -> dict[str, dict[str, str]]:
+        """Of each cell its option of each factor of the grid, and the values of what differs between cells."""
+        declared = self.experiment.model_dump(mode="json")
+        values = dict(zip(cells, flat_params(list(cells.values()), declared, all_paths=False), strict=True))
+        spec = self.experiment.ablation
+        options = {cell: spec.options_of(cell) if spec is not None else {} for cell in cells}
+        factors = list(dict.fromkeys(factor for one in options.values() for factor in one))
+        return {
+            cell: {factor: options[cell].get(factor, "none") for factor in factors} | values[cell] for cell in cells
+        }
+
+    def trial(
+        self,
+        cell: str,
+        seed: int,
+        settings: Settings,
+        params: Mapping[str, str],
+        tags: Mapping[str, str | None] | None = None,
+    ) -> str:
+        """The run of a replicate. A cell whose settings changed under its name is another."""
+        return self.tracker.run(
+            self.opened,
+            name=f"{cell} seed {seed}",
+            kind="trial",
+            key=f"replicate {cell} {seed} {digest_of(settings)[:16]} {self.parent}",
+            parent=self.parent,
+            params={"cell": cell, "seed": seed, **params},
+            tags={**({BASELINE_TAG: "true"} if cell == self.baseline else {}), **(tags or {})},
+        )
+
+    def training(self, trial: str, seed: int, one: Experiment, stage: str, *, node: str, shared: bool) -> str:
+        """The run of a training, by its name in the store: under ``trial``, or the ablation where it is shared."""
+        config = one.stages[stage]
+        return self.tracker.run(
+            self.opened,
+            name=f"train/{stage} seed {seed}" if shared else f"train/{stage}",
+            kind="stage",
+            key=f"{node} {self.parent}",
+            parent=self.parent if shared else trial,
+            params={"stage": stage, "size": config.size, "seed": seed, "steps": config.training.steps},
+        )

@@ -1,0 +1,170 @@
+"""What `rayfall ablate` and `rayfall report` do with an ablation: plan, run, publish. Figures as plain JSON values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ablation.run import Ablation
+from pipeline.dag import ancestry, missing
+from pipeline.experiment import digest_of
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+
+if TYPE_CHECKING:
+    from pipeline.ablation.opened_runs import OpenedAblation
+    from pipeline.ablation.parts import AblationReport
+    from pipeline.events import Events
+
+
+def plan_ablation(experiment: Experiment) -> dict[str, Any]:
+    """What is there and what is missing, replicate by replicate. Starts nothing.
+
+    Scores of a replicate whose search is still to come are planned with the settings of the YAML.
+    """
+    ablation = Ablation.of(experiment)
+    known: set[str] = set()
+    rows = []
+    for cell in ablation.cells:
+        nodes = ancestry(cell.targets())
+        absent = {node.digest: node.name for node in missing(cell.targets(), cell.storage)}
+        new = [name for digest, name in absent.items() if digest not in known]
+        known |= set(absent)
+        rows.append(
+            {
+                "cell": cell.replicate.cell,
+                "seed": cell.replicate.seed,
+                "nodes": len(nodes),
+                "to_compute": len(new),
+                "shared": len(absent) - len(new),
+                "trains": [name.removeprefix("train/") for name in new if name.startswith("train/")],
+                "failed": cell.failure,
+            }
+        )
+    return {"experiment": experiment.model_dump(mode="json"), "replicates": rows}
+
+
+def run_ablation(experiment: Experiment, *, events: Events, command: str, program: Sequence[str]) -> dict[str, Any]:
+    """Compute what is missing of every replicate, seed by seed, writing the report whenever seeds are done.
+
+    ``command`` is what the report says that it was made by, ``program`` what the commands of its cells begin with.
+    Raises RuntimeError where every replicate failed; some that did are in the figures, under "failed".
+    """
+    from pipeline.workflow import Session
+
+    started = time.time()
+    ablation = Ablation.of(experiment)
+    with Session(experiment, events) as session, _tracked(ablation) as tracked:
+        for _ in ablation.compute(session):
+            if any(cell.finished() for cell in ablation.cells):
+                figures = tracked.publish(command, program, time.time() - started)
+        failed = {cell.replicate.name: cell.failure for cell in ablation.cells if cell.failure is not None}
+        if len(failed) == len(ablation.cells):
+            name, why = next(iter(failed.items()))
+            raise RuntimeError(f"every replicate failed; {name}: {why}")
+    return {**figures, "failed": failed, "seconds": time.time() - started}
+
+
+def report_ablation(
+    experiment: Experiment, *, path: Path | None, command: str, program: Sequence[str]
+) -> dict[str, Any]:
+    """Write the report of what is stored. Raises UserError where nothing is."""
+    from pipeline.ablation.collecting import collect_ablation
+
+    ablation = Ablation.of(experiment)
+    report = collect_ablation(ablation, created=time.time(), command=command, program=program)
+    return figures_of(report) | {"report": str(write_report(report, path or _report_path(ablation)))}
+
+
+def write_report(report: AblationReport, path: Path) -> Path:
+    """The report as one HTML file at ``path``, which a reader never finds half written."""
+    from pipeline.ablation.report import render
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(render(report), encoding="utf-8")
+    return temporary.replace(path)
+
+
+def _report_path(ablation: Ablation) -> Path:
+    return ablation.storage.path(f"ablations/{ablation.experiment.name}/report.html")
+
+
+def figures_of(report: AblationReport) -> dict[str, Any]:
+    """The table of an ablation: of each cell the mean and spread of its metrics, and its differences."""
+    cells = {
+        cell.name: {
+            "n": len(cell.finished),
+            **{metric: cell.mean(metric) for metric in report.metrics},
+            "spread": {metric: cell.spread(metric) for metric in report.metrics},
+            "differences": {metric: found.model_dump(mode="json") for metric, found in cell.differences.items()},
+            "seconds": cell.gpu_seconds,
+        }
+        for cell in report.cells
+    }
+    return {
+        "baseline": report.baseline,
+        "cells": cells,
+        "verdict": report.verdict,
+        "equalities": [claim.sentence for claim in report.equalities],
+        "front": report.front,
+        "chosen": report.chosen,
+        "why": report.why,
+        "sharing": report.sharing.model_dump(mode="json"),
+    }
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """An ablation with its runs in MLflow."""
+
+    ablation: Ablation
+    identity: str
+    opened: OpenedAblation
+
+    def publish(self, command: str, program: Sequence[str], wall_seconds: float) -> dict[str, Any]:
+        """Write and record the report of what is there; the figures, and where both are."""
+        from pipeline.ablation.collecting import collect_ablation
+        from pipeline.ablation.recording import record_ablation
+
+        ablation = self.ablation
+        report = collect_ablation(
+            ablation, created=time.time(), command=command, program=program, wall_seconds=wall_seconds
+        )
+        path = write_report(report, _report_path(ablation))
+        finished = {(cell.replicate.cell, cell.replicate.seed): cell for cell in ablation.cells if cell.finished()}
+        record_ablation(
+            report,
+            self.opened.uri,
+            experiment=ablation.experiment,
+            html=path,
+            identity=self.identity,
+            folders={key: cell.weights() for key, cell in finished.items()},
+            replicates={key: cell.experiment for key, cell in finished.items()},
+        )
+        return figures_of(report) | {"report": str(path), "tracking": self.opened.uri}
+
+
+@contextmanager
+def _tracked(ablation: Ablation) -> Iterator[_Tracked]:
+    """Open the runs of ``ablation``, of which its trainings are told; where the block fails, they end as failed."""
+    from pipeline.ablation.opened_runs import close_ablation, open_ablation
+    from pipeline.workflow import tracking_uri
+
+    experiment = ablation.experiment
+    # Of what all cells share, with any cells and seeds: later ones are added to the same runs.
+    elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
+    identity = digest_of([experiment.model_dump(mode="json", exclude=elsewhere), Nodes(experiment).data.identity])
+    replicates = {(one.cell, one.seed): one.experiment for one in (cell.replicate for cell in ablation.cells)}
+    opened = open_ablation(experiment, replicates, tracking_uri(experiment), identity=identity)
+    for cell in ablation.cells:
+        cell.tracking = opened.tracking[cell.replicate.cell, cell.replicate.seed]
+    try:
+        yield _Tracked(ablation, identity, opened)
+    except BaseException as error:
+        close_ablation(opened, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise

@@ -1,0 +1,168 @@
+"""Cells and seeds of an ablation: which experiments they are, what they share, and which mistakes are refused."""
+
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.ablation.cells import budget_notes, differing, replicates_of
+from pipeline.errors import UserError
+from pipeline.experiment import load_experiment
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+from pipeline.trained_nodes import FEATURE_SEED
+
+TEXT = """\
+name: tiny
+seed: 7
+data: {kind: drawn, size: 16, train: 80, val: 40}
+stages:
+  base:
+    size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    training: {steps: 4, batch_size: 8}
+    sampling: {steps: 3}
+  sr:
+    size: 16
+    low_res_size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    training: {steps: 4, batch_size: 8}
+    sampling: {steps: 3}
+evaluation: {samples: 24, reference: 60, classifier: {steps: 5, channels: [8, 8]}}
+"""
+ABLATION = """\
+ablation:
+  baseline: none
+  seeds: [0, 1, 2]
+  cells:
+    none: {}
+    classless: {stages.sr.label_drop: 1.0}
+  grid:
+    strength:
+      small: {stages.sr.augmentation: {noise: {levels: [0.0, 0.1]}}, stages.sr.sampling.level: 0.1}
+      large: {stages.sr.augmentation: {noise: {levels: [0.0, 0.5]}}, stages.sr.sampling.level: 0.3}
+    kind:
+      truncated: {stages.sr.sampling.augmentation: truncated}
+      non_truncated: {stages.sr.sampling.augmentation: non_truncated}
+"""
+
+
+def load(folder: Path, ablation: str = ABLATION, *settings: str) -> Experiment:
+    file = folder / "tiny.yaml"
+    file.write_text(TEXT + ablation)
+    return load_experiment(file, [f"store={folder / 'store'}", *settings])
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return load(tmp_path_factory.mktemp("tiny"))
+
+
+def test_the_grid_is_every_combination_beside_the_named_cells_seed_by_seed_baseline_first(
+    experiment: Experiment,
+) -> None:
+    found = [(one.seed, one.cell) for one in replicates_of(experiment)]
+
+    cells = ["none", "classless"]
+    cells += ["small-truncated", "small-non_truncated", "large-truncated", "large-non_truncated"]
+    assert found == [(seed, cell) for seed in (0, 1, 2) for cell in cells]
+
+
+def test_replicates_of_a_seed_share_all_that_their_cells_leave_alone(experiment: Experiment) -> None:
+    nodes = {(one.cell, one.seed): Nodes(one.experiment) for one in replicates_of(experiment)}
+
+    def digests(name: str) -> dict[tuple[str, int], str]:
+        return {key: each.train(name).digest for key, each in nodes.items()}
+
+    base, sr = digests("base"), digests("sr")
+    for seed in (0, 1, 2):
+        assert len({digest for (_, mine), digest in base.items() if mine == seed}) == 1
+        # Truncated and not share the weights; strengths do not.
+        assert sr["small-truncated", seed] == sr["small-non_truncated", seed] != sr["large-truncated", seed]
+    assert len(set(base.values())) == 3
+    assert len(set(sr.values())) == 12  # none, classless, small, large under each of three seeds
+
+
+def test_what_judges_is_one_for_all_seeds_and_noise_differs_between_them(experiment: Experiment) -> None:
+    found = replicates_of(experiment)
+
+    judges = {Nodes(one.experiment).judge.digest for one in found}
+    features = {Nodes(one.experiment).classifier("features", FEATURE_SEED).digest for one in found}
+    noise = {one.seed: one.experiment.evaluation.seed for one in found}
+    assert judges == {Nodes(experiment).judge.digest}
+    assert len(features) == 1
+    assert len(set(noise.values())) == 3
+    assert {one.experiment.evaluation.seed for one in found if one.seed == 1} == {noise[1]}
+
+
+def test_a_cells_own_search_has_other_noise_under_every_seed_and_never_that_of_the_scores(tmp_path: Path) -> None:
+    searched = ABLATION.replace(
+        "none: {}",
+        "none: {search: {samples: 20, space: {stages.sr.sampling.steps: {values: [2, 3]}}}}",
+    )
+    found = [one for one in replicates_of(load(tmp_path, searched)) if one.cell == "none"]
+
+    seeds = {one.experiment.search.seed for one in found if one.experiment.search}
+    assert len(seeds) == 3
+    assert not seeds & {one.experiment.evaluation.seed for one in found}
+
+
+def test_the_command_of_a_replicate_gives_the_same_graph(experiment: Experiment, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TEXT + ABLATION)
+    for replicate in replicates_of(experiment):
+        said = shlex.split(replicate.command(["rayfall", "run", str(file), "--set", f"store={experiment.store}"]))
+        settings = [value for option, value in pairwise(said) if option == "--set"]
+        again = load_experiment(file, settings)
+        assert again == replicate.experiment
+        assert again.ablation is None
+        mine, theirs = Nodes(replicate.experiment).evaluation(), Nodes(again).evaluation()
+        assert [node.digest for node in mine] == [node.digest for node in theirs]
+
+
+def test_settings_that_differ_are_those_of_cells_and_not_of_seeds(experiment: Experiment) -> None:
+    assert differing(replicates_of(experiment)) == [
+        "stages.sr.label_drop",
+        "stages.sr.augmentation",
+        "stages.sr.sampling.level",
+        "stages.sr.sampling.augmentation",
+    ]
+
+
+def test_a_longer_training_is_told(tmp_path: Path) -> None:
+    longer = ABLATION.replace("stages.sr.label_drop: 1.0", "stages.sr.training.steps: 6")
+
+    assert list(budget_notes(load(tmp_path, longer))) == [
+        "classless trains sr on 48 images, the baseline on 32: budgets differ."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("baseline: none", "baseline: nothing"), "there is no cell 'nothing'; cells are none, classless"),
+        (("seeds: [0, 1, 2]", "seeds: [0, 1]"), "ablation.seeds: has 2 values and needs 3 or more"),
+        (("seeds: [0, 1, 2]", "seeds: [0, 1, 1]"), "seeds names 1 twice"),
+        (("classless:", "small-truncated:"), "cells.small-truncated is a combination of the grid as well"),
+        (("stages.sr.label_drop: 1.0", "evaluation.samples: 5"), "evaluation.samples is the same for every cell"),
+        (("stages.sr.label_drop: 1.0", "stages.sr.label_drop: 2"), "ablation cell classless: stages.sr.label_drop"),
+        (("stages.sr.label_drop: 1.0", "stages.sr.sampling.level: 0.2"), "outside the trained augmentation levels"),
+        (("stages.sr.label_drop: 1.0", ""), "ablation cell classless has the same settings as none"),
+    ],
+)
+def test_a_mistake_is_refused_when_the_experiment_is_read(
+    change: tuple[str, str], sentence: str, tmp_path: Path
+) -> None:
+    assert change[0] in ABLATION
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, ABLATION.replace(*change))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_without_the_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no ablation section"):
+        replicates_of(load(tmp_path, ""))
