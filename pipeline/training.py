@@ -1,4 +1,5 @@
-"""Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time.
+"""Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time. A single worker
+is the node's own process (Ray Train's local mode): nothing is started for it, and Ray runs the node again if it is lost.
 
 Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker and is
 ``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts reads
