@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import resource
+import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -169,8 +170,9 @@ class _Copy(NamedTuple):
 
 def _used(path: Path) -> bool:
     """Note that a copy was used; False when the cache does not have it any more."""
+    now = time.time_ns()  # as exact as what it is compared with: the kernel's own stamp may lie before an earlier one
     try:
-        os.utime(path)
+        os.utime(path, ns=(now, now))
     except FileNotFoundError:
         return False
     return True

@@ -161,14 +161,14 @@ def test_a_trial_that_raises_is_a_failed_point(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_first_look_is_the_beginning_of_all_samples(tmp_path: Path) -> None:
-    experiment = load(tmp_path, "search.samples=40", "search.screening={samples: 20}")
+    experiment = load(tmp_path, "data.val=60", "search.samples=60", "search.screening={samples: 42}")
     assert experiment.search is not None
-    assert experiment.search.first_look(16) == 32, "whole canonical blocks"
-    whole, look = Nodes(experiment, trial=True), Nodes(experiment, trial=True, look=32)
+    assert experiment.search.first_look(16) == 48, "whole canonical blocks"
+    whole, look = Nodes(experiment, trial=True), Nodes(experiment, trial=True, look=48)
     for one, other in ((whole.chained("sr"), look.chained("sr")), (whole.oracle("sr"), look.oracle("sr"))):
         assert one.context["earlier"] == other.key
-        assert {**one.config, "count": 32} == other.config
-    alone = Nodes(load(tmp_path, "search.samples=40"), trial=True)
+        assert {**one.config, "count": 48} == other.config
+    alone = Nodes(load(tmp_path, "data.val=60", "search.samples=60"), trial=True)
     assert alone.chained("sr").digest == whole.chained("sr").digest, "what is drawn is the same with a look and without"
 
 

@@ -32,10 +32,11 @@ def test_as_many_workers_share_a_step_as_there_are_pieces() -> None:
     assert TrainingSpec(steps=1, batch_size=10, micro_batch=10).most_workers == 1
 
 
-def test_shares_of_one_are_refused() -> None:
+def test_shares_of_one_are_refused_but_for_a_stage_that_knows_no_classes() -> None:
     net = UNetSpec(channels=8, multipliers=(1, 2), blocks=1, head_width=8)
-    with pytest.raises(ValidationError, match="less than 1"):
-        StageSpec(name="base", size=8, classes=3, net=net, label_drop=1.0)
+    assert not StageSpec(name="base", size=8, classes=3, net=net, label_drop=1.0).knows_classes
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        StageSpec(name="base", size=8, classes=3, net=net, label_drop=1.1)
     with pytest.raises(ValidationError, match="less than 1"):
         UNetSpec(dropout=1.0)
 
