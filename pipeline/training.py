@@ -1,11 +1,12 @@
-"""Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time. A single worker
-is the node's own process (Ray Train's local mode): nothing is started for it, and Ray runs the node again if it is lost.
+"""Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time.
 
-Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker and is
-``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts reads
-our commit log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a range of
-workers is asked for: when a node is lost, or one comes, the workers start again in the number that there is room for,
-from the newest commit. Averages stored on the way are commits beside the checkpoints (``pipeline.snapshots``).
+A single worker is the node's own process (Ray Train's local mode): nothing is started for it, and Ray runs the node
+again where it is lost. Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker
+and is ``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts
+reads our commit log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a
+range of workers is asked for: when a node is lost, or one comes, the workers start again in the number that there is
+room for, from the newest commit. Averages stored on the way are commits beside the checkpoints
+(``pipeline.snapshots``).
 """
 
 from __future__ import annotations
