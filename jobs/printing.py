@@ -15,8 +15,8 @@ from rich.table import Table
 
 from jobs.progress import duration
 from pipeline.experiment_spec import Experiment
-from pipeline.search_wording import told_metric
-from pipeline.setting_names import differing, short_names, told_value
+from pipeline.report.search_wording import told_metric
+from pipeline.report.setting_names import differing, short_names, told_value
 
 if TYPE_CHECKING:
     from pipeline.workflow import PlannedNode

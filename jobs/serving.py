@@ -20,14 +20,15 @@ def show_runs(file: Path, settings: Sequence[str] | None, port: int, *, debug: b
     """Serve the runs of the experiment in ``file`` on 127.0.0.1. Ctrl-C is how one leaves it, and no failure."""
     with ending("ui", as_json=False, debug=debug) as end:
         experiment = load_experiment(file, settings or ())
-        from pipeline import tracking, workflow
+        from pipeline import workflow
+        from pipeline.tracking.addresses import ENVIRONMENT, ui_command
 
         uri = workflow.tracking_uri(experiment)
         require_runs(uri)
-        command = tracking.ui_command(uri, port)
+        command = ui_command(uri, port)
         require_free(port)
         end.say(f"http://127.0.0.1:{port} will show {uri} in some 15 seconds; Ctrl-C ends it", "green")
-        serve(command, {**os.environ, **tracking.ENVIRONMENT}, end)
+        serve(command, {**os.environ, **ENVIRONMENT}, end)
 
 
 def require_runs(uri: str) -> None:

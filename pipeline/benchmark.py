@@ -1,7 +1,7 @@
 """``python -m pipeline.benchmark data``, ``features``, ``resizing`` or ``sweep``: what the parts around the net cost.
 
 The net and its steps are measured by `stages`; here are the parts that feed and judge it. Those that judge are in
-``pipeline.feature_benchmark`` and ``pipeline.resize_benchmark``, what searches share in ``pipeline.sweep_benchmark``.
+``benchmarks.features`` and ``benchmarks.resizing``, what searches share in ``benchmarks.sweep``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.benchmarks.features import add_feature_options, measure_features
+from pipeline.benchmarks.resizing import add_resize_options, measure_resizing
+from pipeline.benchmarks.sweep import add_sweep_options, measure_sweep
 from pipeline.data.bench_inputs import SHARD, bench_of, first_batches, measure_start
 from pipeline.data.manifest import load_manifest
 from pipeline.data.measuring import Bench, Timing, alternate, pixel_differences, variants_of
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
-from pipeline.feature_benchmark import add_feature_options, measure_features
-from pipeline.resize_benchmark import add_resize_options, measure_resizing
-from pipeline.sweep_benchmark import add_sweep_options, measure_sweep
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (

@@ -17,9 +17,9 @@ from pipeline.errors import UserError
 from pipeline.events import Events
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.grids import class_grid
 from pipeline.nodes import Nodes
 from pipeline.parts import device_of
+from pipeline.report.grids import class_grid
 from pipeline.sampling import labels_of
 from pipeline.storage import open_storage
 from stages.cascade import Cascade, blocks_of

@@ -10,7 +10,7 @@ from pipeline.cas.spec import CasSpec
 from pipeline.classifier_spec import ClassifierSpec
 from pipeline.scorer_specs import ClassifierScorer, Scorer
 from pipeline.seeds import Seed
-from pipeline.watch_spec import WatchSpec
+from pipeline.watching.spec import WatchSpec
 from stages.specs import PositiveInt, Spec
 
 

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.ablation.cells import check_cells
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
-from pipeline.search_spec import Values, combinations, listed
+from pipeline.search.spec import Values, combinations, listed
 from pipeline.sentences import first_message, located
 
 CHECKED_TRIALS = 500  # of a round of a search; larger searches are checked at their corners

@@ -25,10 +25,10 @@ from pipeline.agreement import (
 from pipeline.chains import Chains, below_in, check_chains
 from pipeline.data.specs import DataSpec
 from pipeline.evaluation_spec import EvaluationSpec
-from pipeline.search_spec import SearchSpec, values_at
+from pipeline.search.checks import check_screening
+from pipeline.search.spec import SearchSpec, values_at
 from pipeline.seeds import Seed
 from pipeline.sentences import first_message
-from pipeline.sweep_checks import check_screening
 from stages.schedule_specs import steps_of
 from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
 

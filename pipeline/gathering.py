@@ -7,12 +7,12 @@ import time
 
 from pipeline.classifier import WEIGHTS_FILE
 from pipeline.dag import Task
-from pipeline.earlier_rows import earlier_rows
 from pipeline.measures import kept_rows, marks_of, reduced_arrays
 from pipeline.parts import Assembly, device_of, parts_of
 from pipeline.previews import Preview
 from pipeline.revision import git_revision
 from pipeline.scoring.weights import digest_of
+from pipeline.search.earlier_rows import earlier_rows
 
 
 def gather(task: Task, part: str, *, kept: int, precision: str) -> None:

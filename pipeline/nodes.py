@@ -189,4 +189,4 @@ class Nodes(DrawnNodes):
         sizes = {experiment.stages[end].size for end in ends}
         inputs |= {f"real {size}": nodes.real("train", size) for size in sizes}
         context = {**self._context, "experiment": experiment.model_dump(mode="json")}
-        return self._node("search", "pipeline.search:search_stages", config, inputs=inputs, context=context, cpus=0)
+        return self._node("search", "pipeline.search.run:search_stages", config, inputs=inputs, context=context, cpus=0)

@@ -68,7 +68,7 @@ def _during(experiment: Experiment, storage: LocalStorage) -> dict[str, list[tup
     """What stages scored while they were trained, with the settings of the YAML."""
     if experiment.evaluation.during is None:
         return {}
-    from pipeline.watching import curve_of
+    from pipeline.watching.run import curve_of
 
     nodes, found = Nodes(experiment), {}
     for name in experiment.names:

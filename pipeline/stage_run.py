@@ -32,8 +32,8 @@ from pipeline.data.sharing import positions_of_rank
 from pipeline.history import open_buffer, read_history, replay
 from pipeline.snapshots import Snapshots
 from pipeline.storage import open_storage
-from pipeline.tracking import MetricBuffer
-from pipeline.watched_weights import WatchedWeights
+from pipeline.tracking.metric_buffer import MetricBuffer
+from pipeline.watching.weights import WatchedWeights
 from stages.checkpoints import load_state, save_checkpoint
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec

@@ -31,7 +31,7 @@ VERSIONS = {
     "pipeline.cas.training:train_cas": 1,
     "pipeline.bounding:bound_stage": 2,
     "pipeline.training:train_stage": 2,
-    "pipeline.search:search_stages": 1,
+    "pipeline.search.run:search_stages": 1,
 }
 FEATURE_SEED, JUDGE_SEED = 101, 202
 

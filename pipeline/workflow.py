@@ -103,7 +103,7 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.stack.close()
         if self.parent is not None and error[0] is not None:
-            from pipeline.recording import close_runs
+            from pipeline.recording.experiment import close_runs
 
             assert self.tracking is not None
             close_runs(self.tracking, self.parent, "FAILED")
@@ -135,14 +135,14 @@ class Session:
         if self.experiment.evaluation.during is None or not names:
             yield []
             return
-        from pipeline.watching import Watch
+        from pipeline.watching.run import Watch
 
         with Watch(self.nodes, names, self.storage, self.journal.message) as watch:
             yield watch.targets
 
     def track(self) -> None:
         """Open the MLflow runs of this experiment: a parent, and one per stage."""
-        from pipeline.recording import open_runs
+        from pipeline.recording.experiment import open_runs
 
         # Of what is declared, not of what the search will choose: the same command must find the same runs again. Of
         # settings and not of nodes: those of the evaluation ask for weights files that training does without.
@@ -208,9 +208,9 @@ def run(
 
 def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[str, Any]:
     """Record everything in MLflow and write the report; returns where both are."""
-    from pipeline.collecting import collect
-    from pipeline.recording import record
-    from pipeline.report import render
+    from pipeline.collecting.experiment import collect
+    from pipeline.recording.experiment import record
+    from pipeline.report.writing import render
 
     assert session.parent is not None
     assert session.tracking is not None
@@ -219,7 +219,7 @@ def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     if session.experiment.evaluation.during is not None:
-        from pipeline.watching import track_curves
+        from pipeline.watching.run import track_curves
 
         track_curves(session.nodes, session.storage)
     record(outcome, report, session.tracking, session.parent, path)
@@ -228,8 +228,8 @@ def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[
 
 def make_report(experiment: Experiment, *, path: Path | None, command: str = COMMAND) -> dict[str, Any]:
     """Write the report from what the store holds. Raises UserError when the evaluation is not there."""
-    from pipeline.collecting import collect
-    from pipeline.report import render
+    from pipeline.collecting.experiment import collect
+    from pipeline.report.writing import render
 
     storage = open_storage(experiment.store)
     targets = targets_of(experiment, storage)

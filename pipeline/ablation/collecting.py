@@ -28,15 +28,15 @@ from pipeline.ablation.parts import (
 from pipeline.ablation.run import Ablation, Cell
 from pipeline.ablation.spec import Metric
 from pipeline.ablation.sweeps import sweep_of
-from pipeline.collecting import data_notes, dataset_of, preview_grid, scorer_words, scores_in
+from pipeline.collecting.experiment import data_notes, dataset_of, preview_grid, scorer_words, scores_in
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.errors import UserError
 from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.outcome import Outcome, outcome_of
-from pipeline.pareto import front
-from pipeline.report_scores import Scores
+from pipeline.report.scores import Scores
 from pipeline.revision import git_revision
+from pipeline.search.pareto import front
 
 MISSING = "not computed yet: run `rayfall ablate` again"
 

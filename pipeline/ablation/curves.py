@@ -1,5 +1,5 @@
 """The curves of an ablation, a panel per cell on the same axes: scores against the augmentation level, losses, FID
-during training. As in ``pipeline.figures``: stand-alone SVG documents, or an empty string for nothing to show.
+during training. As in ``pipeline.report.figures``: stand-alone SVG documents, or an empty string for nothing to show.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.ablation.figures import PALE
 from pipeline.ablation.metrics import mean, spread
 from pipeline.ablation.parts import AblationReport, CellRow, Replicate, SweepPoint
-from pipeline.plotting import BLUE, INK, ORANGE, QUIET, bare, drawing, finite, fit_axis, running_mean, thinned
-from pipeline.search_parts import KIND_NAMES, Kind
+from pipeline.report.plotting import BLUE, INK, ORANGE, QUIET, bare, drawing, finite, fit_axis, running_mean, thinned
+from pipeline.report.search_parts import KIND_NAMES, Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

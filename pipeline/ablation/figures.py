@@ -1,6 +1,6 @@
 """The figures of an ablation that compare cells: differences from the baseline, claims of equality, gaps.
 
-As in ``pipeline.figures``: stand-alone SVG documents, or an empty string when there is nothing to show. Every
+As in ``pipeline.report.figures``: stand-alone SVG documents, or an empty string when there is nothing to show. Every
 distinction of colour is one of markers or dashes too.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.ablation.metrics import METRICS, mean
 from pipeline.ablation.parts import AblationReport, CellRow, Difference
 from pipeline.ablation.spec import Metric
-from pipeline.plotting import BLUE, GREEN, INK, ORANGE, QUIET, bare, drawing, fit_axis
+from pipeline.report.plotting import BLUE, GREEN, INK, ORANGE, QUIET, bare, drawing, fit_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

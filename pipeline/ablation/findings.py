@@ -14,7 +14,7 @@ from pipeline.ablation.comparisons import POWER, Comparisons, Difference, Values
 from pipeline.ablation.metrics import METRICS, mean
 from pipeline.ablation.spec import Metric
 from pipeline.ablation.statistics import paired_difference
-from pipeline.pareto import front
+from pipeline.search.pareto import front
 
 
 class Choice(NamedTuple):

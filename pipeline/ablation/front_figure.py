@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.ablation.figures import PALE
 from pipeline.ablation.parts import AblationReport, CellRow
-from pipeline.plotting import BLUE, INK, QUIET, bare, drawing
+from pipeline.report.plotting import BLUE, INK, QUIET, bare, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,10 +16,10 @@ from pipeline.ablation.spec import Settings
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.recorded_runs import NOTE_TAG
-from pipeline.recorded_settings import flat_params
+from pipeline.recording.runs import NOTE_TAG
+from pipeline.recording.settings import flat_params
 from pipeline.revision import git_revision
-from pipeline.tracking import Status, Tracker
+from pipeline.tracking.runs import Status, Tracker
 from pipeline.trained_nodes import Tracking
 
 Key = tuple[str, int]  # cell and seed

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from pipeline.ablation.metrics import mean, spread
 from pipeline.ablation.spec import Metric
 from pipeline.comparing import gap_refusal
-from pipeline.report_parts import Dataset
-from pipeline.report_scores import Part, Score, Scores
-from pipeline.search_parts import Kind
+from pipeline.report.parts import Dataset
+from pipeline.report.scores import Part, Score, Scores
+from pipeline.report.search_parts import Kind
 
 
 class StageScore(Part):

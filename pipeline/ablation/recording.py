@@ -1,7 +1,7 @@
 """What of an ablation goes to MLflow once there is a report of it: scores, curves, tables, the page, chosen weights.
 
 A replicate has as params its cell, its seed and what differs between cells, and the few metrics of
-``recorded_scores.headline``; all other scores are in the runs of its evaluations, those that several replicates share
+``recording.scores.headline``; all other scores are in the runs of its evaluations, those that several replicates share
 once, under the ablation's own run. That has few metrics: its table of differences is an artifact.
 """
 
@@ -18,7 +18,7 @@ from pipeline.ablation.parts import AblationReport, CellRow, Replicate, StageSco
 from pipeline.ablation.spec import Metric
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.recorded_runs import (
+from pipeline.recording.runs import (
     CHOSEN_TAG,
     ENDS,
     FRONT_TAG,
@@ -28,10 +28,10 @@ from pipeline.recorded_runs import (
     log_evaluation,
     log_history,
 )
-from pipeline.recorded_scores import headline
-from pipeline.registry import ChosenPoint, register
-from pipeline.tracking import Tracker
-from pipeline.tracking_views import save_view
+from pipeline.recording.scores import headline
+from pipeline.tracking.registry import ChosenPoint, register
+from pipeline.tracking.runs import Tracker
+from pipeline.tracking.views import save_view
 
 # What of a report the table holds beside its cells.
 TABLE = ("title", "created", "revision", "command", "baseline", "seeds", "confidence", "verdict", "equalities")

@@ -27,10 +27,10 @@ from pipeline.ablation.wording import (
     told_sharing,
     told_stages,
 )
-from pipeline.plotting import inline
-from pipeline.published import rows_for
-from pipeline.published_tables import Ours, PublishedTable, ours_of, published_table
-from pipeline.report_page import Figure, page_environment, source
+from pipeline.published.rows import rows_for
+from pipeline.published.tables import Ours, PublishedTable, ours_of, published_table
+from pipeline.report.plotting import inline
+from pipeline.report.templating import Figure, page_environment, source
 
 SENTENCES = 4  # of the verdict, shown at once; the others are folded away
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.ablation.parts import AblationReport
-from pipeline.setting_names import short_names, told_value
+from pipeline.report.setting_names import short_names, told_value
 
 UNKNOWN = "as declared"  # where the declared experiment is not at hand, or has no such path
 

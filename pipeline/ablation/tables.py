@@ -14,8 +14,8 @@ from pipeline.ablation.curves import Figures, curve_of, swept
 from pipeline.ablation.metrics import METRICS, mean, spread
 from pipeline.ablation.parts import AblationReport, CellRow, Difference
 from pipeline.ablation.spec import Metric
-from pipeline.search_parts import KIND_NAMES
-from pipeline.wording import clock, estimate, number, share
+from pipeline.report.search_parts import KIND_NAMES
+from pipeline.report.wording import clock, estimate, number, share
 
 FIRST: tuple[Metric, ...] = ("chained_fid", "oracle_fid", "gap", "accuracy")  # of the first table; others follow below
 

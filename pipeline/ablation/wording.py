@@ -13,7 +13,7 @@ from pipeline.ablation.front_figure import places
 from pipeline.ablation.metrics import METRICS
 from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.ablation.tables import stage_table
-from pipeline.wording import clock, number, share
+from pipeline.report.wording import clock, number, share
 
 
 def told_differences(report: AblationReport) -> str:

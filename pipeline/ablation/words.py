@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.ablation.metrics import METRICS
 from pipeline.ablation.spec import Metric
-from pipeline.wording import number, share
+from pipeline.report.wording import number, share
 
 
 def value(metric: Metric, amount: float) -> str:

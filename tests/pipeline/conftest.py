@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from pipeline.data.drawn import CLASSES, draw
-from pipeline.grids import class_grid
-from pipeline.report_parts import (
+from pipeline.report.grids import class_grid
+from pipeline.report.parts import (
     CascadeRow,
     Dataset,
     NodeRow,
     Report,
     StageSection,
 )
-from pipeline.report_scores import (
+from pipeline.report.scores import (
     BoundScores,
     Chain,
     ClassificationScore,
@@ -31,8 +31,8 @@ from pipeline.report_scores import (
     Restoration,
     Scores,
 )
+from pipeline.report.search_parts import Kind, Place, SearchPoint, SearchSection
 from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceKind, SourceMark, StageMark
-from pipeline.search_parts import Kind, Place, SearchPoint, SearchSection
 
 SAMPLES = 1024
 FLAGGED = "FID of 1,024 samples is flagged: 160 features ask for 3,200 or more."

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from pipeline.cas.passport import CasPassport
-from pipeline.collecting import collect
+from pipeline.collecting.experiment import collect
 from pipeline.dag import Result
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.experiment import load_experiment
 from pipeline.outcome import Outcome, figures_of
-from pipeline.recorded_scores import comparison_of, metrics_of, passport_tags, passports_of
-from pipeline.report import render
-from pipeline.report_parts import Report
-from pipeline.score_tables import passport_tables
+from pipeline.recording.scores import comparison_of, metrics_of, passport_tags, passports_of
+from pipeline.report.parts import Report
+from pipeline.report.score_tables import passport_tables
+from pipeline.report.writing import render
 from pipeline.scoring.passport import Passport, StageMark
 
 TEXT = """\
@@ -306,7 +306,7 @@ def test_passports_go_along_and_their_tags_are_searchable(outcome: Outcome) -> N
 def test_all_of_it_is_recorded_under_one_parent(outcome: Outcome, collected: Report, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from pipeline.recording import open_runs, record
+    from pipeline.recording.experiment import open_runs, record
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     parent, tracking = open_runs(outcome.experiment, uri, "identity")

@@ -24,8 +24,8 @@ from pipeline.ablation.parts import (
 )
 from pipeline.ablation.spec import Metric
 from pipeline.data.drawn import CLASSES, draw
-from pipeline.report_parts import Dataset
-from pipeline.report_scores import Scores
+from pipeline.report.parts import Dataset
+from pipeline.report.scores import Scores
 
 SEEDS = [0, 1, 2]
 ERROR = "TrainingFailedError: worker 0 of train/sr32 was lost 3 times: the loss is not finite at step 412 <nan & inf>"

@@ -19,8 +19,8 @@ from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.ablation.recording import record_ablation
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
-from pipeline.registry import registered
-from pipeline.tracking import Tracker
+from pipeline.tracking.registry import registered
+from pipeline.tracking.runs import Tracker
 
 STAGES = {"base8": 8, "sr16": 16, "sr32": 32}
 HISTORY = [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}]

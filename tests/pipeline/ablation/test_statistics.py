@@ -298,7 +298,8 @@ def test_what_has_no_answer_is_refused_with_a_sentence(call: object, says: str) 
 
 
 def test_importing_it_loads_neither_scipy_nor_numpy() -> None:
-    modules = "pipeline.pareto, pipeline.ablation.statistics, pipeline.ablation.comparisons, pipeline.ablation.findings"
+    ours = ("statistics", "comparisons", "findings")
+    modules = ", ".join(["pipeline.search.pareto", *(f"pipeline.ablation.{name}" for name in ours)])
     code = f"import sys, {modules}; print(sorted({{'numpy', 'scipy', 'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

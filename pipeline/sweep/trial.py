@@ -1,0 +1,147 @@
+"""One trial of a sweep on its way: begun, looked at, dropped or gone on with, ended. Knows no order of trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.dag import Node, missing
+from pipeline.experiment_spec import Experiment
+from pipeline.search.spec import SearchSpec
+from pipeline.search.trials import (
+    Point,
+    Settings,
+    failed_point,
+    figure_of,
+    objective_of,
+    point_of,
+    settled_experiment,
+    targets_of,
+)
+from pipeline.storage import LocalStorage
+from pipeline.sweep.graph import ActorGraph
+from pipeline.sweep.screening import Look, is_hopeless, look_at
+from pipeline.sweep.sharing import TrialNodes, counted
+
+
+@dataclass
+class Trial:
+    """What a trial computes and what is known of it so far; ``point`` when it has come to its end.
+
+    ``changed`` is the experiment with its settings; None where they cannot go together, which is a failed trial.
+    """
+
+    settings: Settings
+    changed: Experiment | None
+    targets: list[Node] = field(default_factory=list)
+    looks: list[Node] = field(default_factory=list)  # of a first look; none where all samples are drawn at once
+    seen: Look | None = None
+    goes_on: bool = False  # all samples are asked for
+    point: Point | None = None
+
+    @property
+    def identity(self) -> str:
+        """Trials whose settings mean the same (both kinds of augmentation at s = 0) are one trial."""
+        return self.targets[0].digest if self.targets else repr(sorted(self.settings.items()))
+
+    @property
+    def nodes(self) -> TrialNodes:
+        """What is counted of its cost."""
+        return TrialNodes(counted(self.targets) if self.goes_on else [], counted(self.looks))
+
+
+@dataclass
+class Trials:
+    """Makes trials of ``experiment`` scored at ``stage``, and has ``graph`` compute what they need."""
+
+    experiment: Experiment
+    stage: str
+    storage: LocalStorage
+    graph: ActorGraph
+
+    @property
+    def search(self) -> SearchSpec:
+        assert self.experiment.search is not None, "trials are of a search section"
+        return self.experiment.search
+
+    @property
+    def look(self) -> int | None:
+        """Samples of the first look."""
+        return self.search.first_look(self.experiment.evaluation.block)
+
+    def made(self, settings: Settings) -> Trial:
+        """A trial that has not begun."""
+        changed = settled_experiment(self.experiment, settings)
+        if isinstance(changed, str):
+            return Trial(settings, None, point=failed_point(settings, changed))
+        looks = [] if self.look is None else targets_of(changed, self.stage, look=self.look)
+        return Trial(settings, changed, targets_of(changed, self.stage), looks)
+
+    def costs(self, trial: Trial) -> bool:
+        """Whether it cannot be looked up."""
+        return trial.point is None and bool(missing(trial.targets, self.storage))
+
+    def begin(self, trial: Trial) -> None:
+        """Ask for the first look, or for all samples where there is none."""
+        if trial.point is None:
+            trial.goes_on = not trial.looks
+            self.graph.want(trial.looks or trial.targets)
+
+    def settled(self, trial: Trial) -> bool:
+        """Whether what ``begin`` asked for has come to an end."""
+        return trial.point is not None or self.graph.settled(trial.looks or trial.targets)
+
+    def take_look(self, trial: Trial) -> None:
+        """Take in what the first look says, which must be settled; a trial that failed there is at its end."""
+        if trial.changed is None or not trial.looks or trial.seen is not None or trial.point is not None:
+            return
+        failure = self.graph.why(trial.looks)
+        if failure is None:
+            point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
+            failure = point["error"]
+        if failure is None:
+            trial.seen = look_at(trial.looks[0], self.storage)
+        else:
+            trial.point = failed_point(trial.settings, failure)
+
+    def decide(self, trial: Trial, others: Sequence[Trial]) -> None:
+        """Drop a trial that was looked at, if the best of ``others`` says so; else ask for all its samples."""
+        if trial.changed is None or trial.seen is None or trial.goes_on or trial.point is not None:
+            return
+        screening = self.search.screening
+        assert screening is not None, "a look is of a screening"
+        looks = [other.seen for other in others if other.seen is not None]
+        best = min(looks, key=self._objective, default=trial.seen)
+        if is_hopeless(trial.seen, best, metric=self.search.metric, errors=screening.errors):
+            point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
+            trial.point = {**point, "status": "dropped", "objective": math.inf, "rungs": self._rungs(trial)}
+            return
+        trial.goes_on = True
+        self.graph.want(trial.targets)
+
+    def _objective(self, look: Look) -> float:
+        objective = objective_of(self.search, look.scores)
+        assert objective is not None, "a trial without a score has failed"
+        return objective
+
+    def _rungs(self, trial: Trial) -> list[list[float]]:
+        seen = trial.seen
+        return [] if seen is None else [[seen.scores["samples"], seen.scores[figure_of(self.search)]]]
+
+    def rung(self, trial: Trial) -> tuple[int, float] | None:
+        """Samples and objective of a trial that was dropped."""
+        if trial.seen is None or trial.point is None or trial.point["status"] != "dropped":
+            return None
+        return trial.seen.scores["samples"], self._objective(trial.seen)
+
+    def ended(self, trial: Trial) -> bool:
+        """Whether the trial has come to its end; if it has it has its point."""
+        if trial.point is None and trial.goes_on and trial.changed is not None and self.graph.settled(trial.targets):
+            failure = self.graph.why(trial.targets)
+            if failure is None:
+                point = point_of(trial.changed, self.stage, trial.settings, self.storage)
+                trial.point = {**point, "rungs": self._rungs(trial)}
+            else:
+                trial.point = failed_point(trial.settings, failure)
+        return trial.point is not None

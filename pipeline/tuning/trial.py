@@ -1,0 +1,147 @@
+"""One trial that trains, in the process that runs it: its trainings, the looks of pruning, its scores. No Tune here.
+
+What it computes are nodes, as everywhere, so a trial that was cut off goes on from what is stored. Trainings are owned
+by one trial at a time (``pipeline.tuning.claims``), for trials may differ in how they are sampled alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.dag import Node, stored
+from pipeline.events import Silence
+from pipeline.execution import execute
+from pipeline.experiment_spec import Experiment, ResourcesSpec
+from pipeline.nodes import Nodes
+from pipeline.search.trials import failed_point, run_trial
+from pipeline.storage import LocalStorage
+from pipeline.tuning.claims import claimed
+from pipeline.tuning.costs import hours_of, start_seconds, trained_seconds
+from pipeline.tuning.log import State, TrialEntry, TrialLog
+from pipeline.tuning.looks import Looks, Report
+from pipeline.tuning.round import Settings, TrainingRound, judging, trainings_of
+
+_TRIALS_HERE: list[str] = []  # that this process has run: the first one waited for the process too
+
+
+def in_place(resources: ResourcesSpec) -> bool:
+    """Whether a trial trains in its own process: with one worker it needs no others, and starts in a second or two."""
+    return resources.workers == 1
+
+
+@dataclass
+class TrainingTrial:
+    """The trial ``entry`` of ``round``, which has been begun; scores of its looks go to ``report``."""
+
+    round: TrainingRound
+    entry: TrialEntry
+    log: TrialLog
+    report: Report
+    times: dict[str, float] = field(default_factory=dict)
+    cost_hours: float = 0.0
+
+    @property
+    def storage(self) -> LocalStorage:
+        return self.log.storage
+
+    def run(self) -> dict[str, Any]:
+        """Run it to its end, which is noted in the journal: its point. Errors become a field of the point."""
+        began, settings = time.time(), {**self.round.fixed, **self.entry.settings}
+        process = _process_seconds(self.entry.asked, began)
+        try:
+            changed = self.round.changed(self.entry.settings)
+            point = {**failed_point(settings, ""), "status": "pruned", "error": None}
+            if not self._train(changed):
+                point = self._scored(settings)
+        except Exception as error:
+            point = failed_point(settings, f"{type(error).__name__}: {error}")
+        self.log.clear_stop(self.entry.key)
+        entry = self.log.get(self.entry.key)
+        assert entry is not None, "a trial that runs was begun"
+        if "start_seconds" in self.times:
+            self.times["start_seconds"] += process
+        point |= {
+            **self.times,
+            "seconds": time.time() - began + process,
+            "rungs": [list(rung) for rung in entry.rungs],
+            "cost_hours": self.cost_hours,
+        }
+        state: State = point["status"]
+        self.log.end(self.entry.key, state, point)
+        return point
+
+    def _train(self, changed: Experiment) -> bool:
+        """Train what is missing, lower stages first; whether the trial was pruned."""
+        targets = self.round.targets(self.entry.settings)
+        for node in trainings_of(targets, changed.chain(self.round.stage)):
+            if stored(node, self.storage) is not None:
+                continue
+            # A run is claimed and not a node: one that is to have more steps goes on with the same run.
+            with claimed(self.storage, Path(node.context["run"]).name) as waited:
+                self._add("waiting_seconds", waited)
+                if stored(node, self.storage) is None and self._train_node(changed, node):
+                    return True
+        return False
+
+    def _train_node(self, changed: Experiment, node: Node) -> bool:
+        """Train one stage, which nobody else does meanwhile; whether the trial was pruned."""
+        rungs: tuple[int, ...] = ()
+        if node.name == f"train/{self.round.stage}":
+            rungs = self.round.rungs(node.config["training"]["steps"])
+        here = {
+            "in_place": in_place(changed.resources),
+            "watch_steps": rungs,
+            "stop": self.log.stop_key(self.entry.key),
+        }
+        node = replace(node, context={**node.context, **here})
+        execute(self._before(changed, node, bool(rungs)), self.storage, Silence(), use_ray=False)
+        run = node.context["run"]
+        before = self.log.train(self.entry.key, run, trained_seconds(self.storage, run))
+        attempt, asked = trained_seconds(self.storage, run), time.time()
+        looks = Looks(changed, self.round.stage, node, rungs, self.log, self.entry.key, self.report)
+        try:
+            if rungs:
+                return looks.during(lambda: execute_one(node, self.storage))
+            execute_one(node, self.storage)
+            return False
+        finally:
+            now = trained_seconds(self.storage, run)
+            self.cost_hours += hours_of(now - before, changed.resources)
+            self._add("training_seconds", now - attempt)
+            self._add("look_seconds", looks.seconds)
+            if (start := start_seconds(self.storage, run, since=asked)) is not None:
+                self._add("start_seconds", start)
+
+    def _before(self, changed: Experiment, node: Node, looked_at: bool) -> list[Node]:
+        """What must be stored before ``node`` is trained: its inputs, and what a look at it needs."""
+        if not looked_at:
+            return list(node.inputs.values())
+        return [*node.inputs.values(), *judging(Nodes(changed, trial=True))]
+
+    def _scored(self, settings: Settings) -> dict[str, Any]:
+        """The scores of a trial whose trainings are done."""
+        started = time.time()
+        point = run_trial(self.round.experiment, self.round.stage, settings)
+        self.times["scoring_seconds"] = time.time() - started
+        return point
+
+    def _add(self, part: str, seconds: float) -> None:
+        self.times[part] = self.times.get(part, 0.0) + seconds
+
+
+def execute_one(node: Node, storage: LocalStorage) -> None:
+    """Compute ``node`` here, its inputs being stored."""
+    execute([node], storage, Silence(), use_ray=False)
+
+
+def _process_seconds(asked: float, began: float) -> float:
+    """What a trial waited for its process to be there; nothing in one that has run a trial before."""
+    import psutil
+
+    first = not _TRIALS_HERE
+    _TRIALS_HERE.append(f"{os.getpid()}")
+    return max(0.0, began - max(asked, psutil.Process().create_time())) if first else 0.0

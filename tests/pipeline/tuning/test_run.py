@@ -1,0 +1,496 @@
+"""Searches of how a stage is trained: what is proposed, shared, pruned, looked up, and what outlives a kill -9."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.commits import CommitLog
+from pipeline.errors import UserError
+from pipeline.events import Silence
+from pipeline.execution import execute
+from pipeline.experiment import load_experiment
+from pipeline.experiment_spec import Experiment
+from pipeline.search.spec import SearchSpec
+from pipeline.storage import open_storage
+from pipeline.sweep.proposals import drawn_of
+from pipeline.tuning.costs import Clock
+from pipeline.tuning.desk import Desk
+from pipeline.tuning.log import TrialEntry, TrialLog
+from pipeline.tuning.looks import METRIC, STEP
+from pipeline.tuning.proposals import OptunaProposals, is_within
+from pipeline.tuning.round import TrainingRound
+from pipeline.tuning.run import _halving, resources_of, train_round
+from pipeline.tuning.trial import TrainingTrial
+
+LEVELS, STEPS, RATE = (
+    "stages.sr.augmentation.noise.levels",
+    "stages.sr.sampling.steps",
+    "stages.sr.training.learning_rate",
+)
+TEXT = """\
+name: tiny
+data: {kind: drawn, size: 16, train: 80, val: 40}
+stages:
+  base:
+    size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    training: {steps: 3, batch_size: 8}
+    sampling: {steps: 2}
+  sr:
+    size: 16
+    low_res_size: 8
+    net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}
+    augmentation: {noise: {levels: [0.0, 0.4]}}
+    training: {steps: 12, batch_size: 8}
+    sampling: {steps: 2}
+evaluation: {samples: 16, reference: 60, block: 16, classifier: {steps: 3, channels: [4, 4]}}
+search:
+  algorithm: grid
+  samples: 20
+  space:
+    stages.sr.augmentation.noise.levels: {values: [[0.0, 0.2], [0.0, 0.4]]}
+    stages.sr.sampling.steps: {values: [2, 3]}
+resources: {cpus_per_worker: 0.5, log_every: 1}
+"""
+PRUNING = "search.pruning={first: 3, factor: 2, samples: 16, reference: 40}"
+
+
+def load(folder: Path, *overrides: str) -> Experiment:
+    (folder / "tiny.yaml").write_text(TEXT)
+    return load_experiment(folder / "tiny.yaml", [f"store={folder / 'store'}", *overrides])
+
+
+def round_of(experiment: Experiment) -> TrainingRound:
+    assert experiment.search is not None
+    return TrainingRound(experiment, "sr", tuple(experiment.search.space), {})
+
+
+def desk_of(experiment: Experiment) -> Desk:
+    trials, storage = round_of(experiment), open_storage(experiment.store)
+    log = trials.log(storage)
+    return Desk(trials, log, Clock(storage, log.prefix))
+
+
+def pretend(desk: Desk, key: str, *, state: str = "finished", objective: float = 1.0, **changes: Any) -> None:
+    """End a trial as if it had been run."""
+    settings = desk.running[key]
+    point = {"settings": settings, "objective": objective, "seconds": 1.0, "cost_hours": 1.0, **changes}
+    desk.log.end(key, state, point)  # type: ignore[arg-type]
+    desk.ended(key)
+
+
+def spec(**changes: Any) -> SearchSpec:
+    space = {RATE: {"loguniform": [1e-4, 1e-1]}, LEVELS: {"values": [None, [0.0, 0.2], {"a": 1}]}}
+    return SearchSpec.model_validate({"space": space, "trials": 12, **changes})
+
+
+# Proposals
+
+
+def test_a_drawn_list_is_the_same_again_distinct_and_begins_the_longer_one() -> None:
+    paths = list(spec().space)
+    short = drawn_of(spec(), paths)
+    assert len(short) == len({json.dumps(settings) for settings in short}) == 12
+    assert drawn_of(spec(trials=40), paths)[:12] == short
+    assert drawn_of(spec(seed=2), paths) != short
+    many = drawn_of(spec(trials=400), paths)
+    below = sum(settings[RATE] < 10**-2.5 for settings in many) / 400  # the middle of the logarithms
+    assert below == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(400))
+    assert {json.dumps(settings[LEVELS]) for settings in many} == {"null", "[0.0, 0.2]", '{"a": 1}'}
+
+
+def test_a_drawn_list_ends_with_the_space() -> None:
+    space = {LEVELS: {"values": [None, [0.0, 0.2]]}}
+    assert len(drawn_of(SearchSpec.model_validate({"space": space, "trials": 12}), [LEVELS])) == 2
+
+
+def test_optuna_learns_from_trials_of_an_earlier_command() -> None:
+    """Told that small rates are good, it proposes smaller ones than without being told."""
+
+    def told(rate: float) -> TrialEntry:
+        settings = {RATE: rate, LEVELS: [0.0, 0.2]}
+        return TrialEntry(f"{rate}", "r", settings, 0.0, "finished", point={"objective": math.log(rate)})
+
+    search = spec(algorithm="optuna")
+    known = [told(10 ** (-4 + 3 * share / 19)) for share in range(20)]
+
+    def proposed(entries: list[TrialEntry]) -> list[float]:
+        proposals, found = OptunaProposals(search, list(search.space), entries), []
+        for _ in range(12):
+            settings = proposals.ask()
+            assert settings is not None
+            assert is_within(search, settings, list(search.space))
+            found.append(math.log10(settings[RATE]))
+            proposals.tell(settings, told(settings[RATE]))
+        return sorted(found)
+
+    assert proposed(known)[6] < -3.4 < proposed([])[6]
+
+
+def test_optuna_is_told_of_pruned_and_failed_trials(tmp_path: Path) -> None:
+    search = spec(algorithm="optuna")
+    settings = {RATE: 0.01, LEVELS: None}
+    pruned = TrialEntry("a", "r", settings, 0.0, "pruned", rungs=((3, 5.0),), point={"objective": math.inf})
+    failed = TrialEntry("b", "r", settings, 0.0, "failed", point={"objective": math.inf})
+    proposals = OptunaProposals(search, list(search.space), [pruned, failed])
+    assert [trial.state.name for trial in proposals._study.trials] == ["PRUNED"]
+    for state, rungs in (("pruned", ((3, 5.0),)), ("failed", ())):
+        asked = proposals.ask()
+        assert asked is not None
+        proposals.tell(asked, TrialEntry("c", "r", asked, 0.0, state, rungs=rungs, point={"objective": math.inf}))  # type: ignore[arg-type]
+    assert [trial.state.name for trial in proposals._study.trials] == ["PRUNED", "PRUNED", "FAIL"]
+
+
+# Which trial comes next
+
+
+def test_settings_that_mean_the_same_are_one_trial(tmp_path: Path) -> None:
+    space = "search.space={stages.sr.sampling.augmentation: {values: [truncated, non_truncated]}, " + (
+        f"{RATE}: {{values: [0.001, 0.002]}}}}"
+    )
+    desk = desk_of(load(tmp_path, space))  # at level 0 both kinds are the finished image
+    begun = []
+    while (key := desk.next()) is not None:
+        begun.append(dict(desk.running[key]))
+        pretend(desk, key)
+    assert [settings[RATE] for settings in begun] == [0.001, 0.002]
+    assert len(desk.entries()) == 2
+
+
+def test_a_killed_driver_leaves_what_ended_and_resumes_what_had_begun(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    killed = desk_of(experiment)
+    first, second, third = killed.next(), killed.next(), killed.next()
+    assert first
+    assert second
+    assert third
+    pretend(killed, first)
+    pretend(killed, second, state="pruned", objective=math.inf)
+    again = desk_of(experiment)
+    assert again.next() == third
+    fourth = again.next()
+    assert fourth not in (None, first, second, third)
+    assert again.next() is None
+    assert {entry.key for entry in again.entries()} == {first, second}
+    for key in (third, fourth):
+        assert key
+        pretend(again, key)
+    last = desk_of(experiment)
+    assert not last.has_more()
+    assert {entry.key for entry in last.entries()} == {first, second, third, fourth}
+
+
+def test_optuna_is_asked_for_the_remaining_number_alone(tmp_path: Path) -> None:
+    space = f"search.space={{{RATE}: {{loguniform: [0.0001, 0.1]}}}}"
+    experiment = load(tmp_path, space, "search.algorithm=optuna", "search.trials=3")
+    killed = desk_of(experiment)
+    for _ in range(2):
+        key = killed.next()
+        assert key
+        pretend(killed, key)
+    again = desk_of(experiment)
+    key = again.next()
+    assert key
+    assert again.next() is None
+    pretend(again, key)
+    assert len(again.entries()) == 3
+    more = desk_of(load(tmp_path, space, "search.algorithm=optuna", "search.trials=5"))
+    assert [more.next() is not None for _ in range(3)] == [True, True, False]
+
+
+def test_a_small_space_ends_before_the_number_of_trials(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path, "search.algorithm=optuna", "search.trials=50"))
+    begun = 0
+    while (key := desk.next()) is not None:
+        begun += 1
+        pretend(desk, key, objective=float(begun))
+    assert begun == 4
+
+
+def test_nothing_begins_once_the_budget_is_spent(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "search.budget.gpu_hours=1.5")
+    desk = desk_of(experiment)
+    for _ in range(2):
+        key = desk.next()
+        assert key
+        pretend(desk, key)  # an hour each
+    assert desk.next() is None
+    assert not desk_of(experiment).has_more()
+    assert desk_of(load(tmp_path, "search.budget.gpu_hours=2.5")).has_more()
+
+
+def test_what_had_begun_is_finished_whatever_it_costs(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "search.budget.gpu_hours=0.5")
+    killed = desk_of(experiment)
+    first, second = killed.next(), killed.next()
+    assert first
+    assert second
+    pretend(killed, first)
+    again = desk_of(experiment)
+    assert again.next() == second
+    assert again.next() is None
+
+
+def test_a_trial_whose_process_is_lost_for_good_has_failed(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path))
+    key = desk.next()
+    assert key
+    desk.ended(key, "its process was lost")
+    (entry,) = desk.entries()
+    assert entry.point is not None
+    assert (entry.state, entry.point["error"]) == ("failed", "its process was lost")
+
+
+def test_other_pruning_or_other_data_is_another_search(tmp_path: Path) -> None:
+    plain, pruned, other = load(tmp_path), load(tmp_path, PRUNING), load(tmp_path, "data.train=90")
+    storage = open_storage(plain.store)
+    assert round_of(plain).log(storage).prefix == round_of(pruned).log(storage).prefix
+    assert round_of(plain).identity != round_of(pruned).identity
+    assert round_of(plain).log(storage).prefix != round_of(other).log(storage).prefix
+    longer = load(tmp_path, "search.trials=99", "search.concurrency=7", "search.budget.hours=3")
+    assert round_of(plain).identity == round_of(longer).identity
+
+
+# Pruning
+
+
+def test_rungs_lie_below_the_last_step(tmp_path: Path) -> None:
+    assert round_of(load(tmp_path, PRUNING)).rungs(12) == (3, 6)
+    assert round_of(load(tmp_path, PRUNING)).rungs(13) == (3, 6, 12)
+    assert round_of(load(tmp_path, PRUNING)).rungs(3) == ()
+    assert round_of(load(tmp_path)).rungs(12) == ()
+
+
+def test_halving_knows_the_trials_of_earlier_commands_and_marks_what_it_would_stop(tmp_path: Path) -> None:
+    experiment = load(tmp_path, PRUNING)
+    before = desk_of(experiment)
+    for score in (1.0, 2.0):
+        key = before.next()
+        assert key
+        before.log.look(key, 3, score)
+        pretend(before, key)
+    desk = desk_of(experiment)
+    good, bad = desk.next(), desk.next()
+    assert good
+    assert bad
+    scheduler = _halving(desk.round, desk)
+    for key, score in ((bad, 1.9), (good, 1.2)):
+        trial: Any = SimpleNamespace(trial_id=f"tune-{key}", config={"trial": key})
+        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+        assert scheduler.on_trial_result(None, trial, {STEP: 3, METRIC: score}) == "CONTINUE"  # nothing is killed
+        scheduler.on_trial_complete(None, trial, {"objective": 1.0})
+    # Of 1.0 and 2.0 the better half ends at 1.5, of 1.0, 1.9 and 2.0 at 1.9; the first that is seen would go on.
+    assert (desk.log.is_stopped(good), desk.log.is_stopped(bad)) == (False, True)
+
+
+def test_too_few_images_for_a_look_are_refused(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "search.pruning={first: 3, samples: 8}")
+    with pytest.raises(UserError, match=r"search\.pruning\.samples 8: FID in the classifier's 8 features needs more"):
+        train_round(experiment, "sr", [LEVELS], {}, lambda *_: None, open_storage(experiment.store))
+
+
+def test_a_trial_of_one_worker_holds_what_it_needs_and_others_leave_it_to_their_workers(tmp_path: Path) -> None:
+    share = load(tmp_path, "resources.gpus_per_worker=0.25")
+    assert resources_of(share) == {"CPU": 0.5, "GPU": 0.25}
+    assert resources_of(load(tmp_path, "resources.workers=2", "resources.gpus_per_worker=1")) == {"CPU": 0.01}
+
+
+# Trials that run: in this process, as they do under Ray Tune
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose store has what all trials share."""
+    folder = tmp_path_factory.mktemp("search")
+    experiment = load(folder, PRUNING)
+    storage = open_storage(experiment.store)
+    shared = round_of(experiment).shared(storage)
+    base = next(node for node in shared if node.name == "train/base")
+    execute([replace(base, context={**base.context, "in_place": True})], storage, Silence(), use_ray=False)
+    execute(shared, storage, Silence(), use_ray=False)
+    return folder
+
+
+def run(desk: Desk, key: str, report: Any = lambda metrics: None) -> dict[str, Any]:
+    entry = desk.log.get(key)
+    assert entry is not None
+    point = TrainingTrial(desk.round, entry, desk.log, report).run()
+    desk.ended(key)
+    return point
+
+
+def trainings(desk: Desk, levels: list[float]) -> int:
+    """How often a training with these levels was taken up."""
+    return sum(entry.kind == "takeover" for entry in commits_of(desk, levels).entries())
+
+
+def commits_of(desk: Desk, levels: list[float]) -> CommitLog:
+    from pipeline.nodes import Nodes
+
+    node = Nodes(desk.round.changed({LEVELS: levels}), trial=True).train("sr")
+    return CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
+
+
+@pytest.mark.slow
+def test_trials_prune_resume_and_share_their_weights(ready: Path) -> None:
+    desk = desk_of(load(ready, PRUNING, "search.pruning.factor=20", "stages.sr.training.steps=100"))
+    by_settings = {}
+
+    def stop_early(metrics: Mapping[str, Any]) -> None:
+        if metrics[STEP] == 3 and desk.running[key][LEVELS] == [0.0, 0.2]:
+            desk.log.stop(key)
+
+    while (key := desk.next()) is not None:
+        settings = desk.running[key]
+        by_settings[settings[LEVELS][1], settings[STEPS]] = run(desk, key, stop_early)
+    pruned, finished, reused = by_settings[0.2, 2], by_settings[0.4, 2], by_settings[0.4, 3]
+    assert [point["status"] for point in (pruned, finished, reused)] == ["pruned", "finished", "finished"]
+    assert [step for step, _ in pruned["rungs"]] == [3]
+    assert [step for step, _ in finished["rungs"]] == [3, 60]
+    assert pruned["objective"] == math.inf
+    assert pruned["error"] is None
+    assert math.isfinite(finished["objective"])
+    # What trains starts within its time, and the same training with other sampling is there already.
+    assert 0.0 < finished["start_seconds"] <= finished["seconds"]
+    assert finished["cost_hours"] > 0.0
+    assert (reused["start_seconds"], reused["cost_hours"], reused["rungs"]) == (None, 0.0, [])
+    assert trainings(desk, [0.0, 0.4]) == 1
+    assert not any(entry.info.get("final") for entry in commits_of(desk, [0.0, 0.2]).entries())
+
+
+@pytest.mark.slow
+def test_two_trials_at_once_train_the_same_once(ready: Path) -> None:
+    space = f"search.space={{{LEVELS}: {{values: [[0.0, 0.3]]}}, {STEPS}: {{values: [2, 3]}}}}"
+    desk = desk_of(load(ready, space, "stages.sr.training.steps=30"))
+    keys = [desk.next(), desk.next()]
+    points: list[dict[str, Any]] = []
+    threads = []
+    for key in keys:
+        entry = desk.log.get(str(key))
+        assert entry is not None
+        trial = TrainingTrial(desk.round, entry, desk.log, lambda metrics: None)
+        threads.append(threading.Thread(target=lambda trial=trial: points.append(trial.run())))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [point["error"] for point in points] == [None, None]
+    from pipeline.nodes import Nodes
+
+    node = Nodes(desk.round.changed({LEVELS: [0.0, 0.3]}), trial=True).train("sr")
+    log = CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
+    assert sum(entry.kind == "takeover" for entry in log.entries()) == 1
+    assert sorted(point["cost_hours"] > 0 for point in points) == [False, True]
+
+
+@pytest.mark.slow
+def test_a_trial_that_cannot_be_is_a_failed_point(ready: Path) -> None:
+    trials = round_of(load(ready))
+    log = TrialLog(open_storage(trials.experiment.store), "searches/impossible")
+    settings = {"stages.sr.augmentation": None, "stages.sr.sampling.level": 0.3}
+    entry = log.begin("a", "r", settings, time.time())
+    point = TrainingTrial(trials, entry, log, lambda metrics: None).run()
+    assert point["status"] == "failed"
+    assert point["settings"] == settings
+    assert "sampling.level" in point["error"]
+
+
+# On Ray
+
+
+DRIVER = """\
+import json, sys
+from pathlib import Path
+from pipeline.cluster import ray_cluster
+from pipeline.experiment import load_experiment
+from pipeline.storage import open_storage
+from pipeline.tuning.run import train_round
+
+experiment = load_experiment(sys.argv[1], sys.argv[2:])
+with ray_cluster(None):
+    points = train_round(
+        experiment, "sr", list(experiment.search.space), {}, lambda *_: None, open_storage(experiment.store)
+    )
+Path(experiment.store, "points.json").write_text(json.dumps(points))
+"""
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes of a session that is ours."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(name) == session]
+
+
+def _session(process: str) -> int | None:
+    try:
+        return os.getsid(int(process))
+    except OSError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_kill_9_of_driver_and_cluster_runs_no_ended_trial_again(ready: Path) -> None:
+    """The second trial is killed in the middle of its training, with everything; the same command then goes on."""
+    overrides = [f"store={ready / 'store'}", PRUNING, "search.concurrency=1", "resources.checkpoint_seconds=0.01"]
+    overrides += [f"search.space={{{LEVELS}: {{values: [[0.0, 0.25], [0.0, 0.35]]}}}}", "stages.sr.training.steps=150"]
+    experiment = load(ready, *overrides)
+    trials = round_of(experiment)
+    log = trials.log(open_storage(experiment.store))
+    (ready / "driver.py").write_text(DRIVER)
+    command = [sys.executable, str(ready / "driver.py"), str(ready / "tiny.yaml"), *overrides]
+
+    def start() -> subprocess.Popen[bytes]:
+        with (ready / "driver.log").open("ab") as told:
+            return subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
+
+    driver = start()
+    desk = Desk(trials, log, Clock(log.storage, log.prefix))
+    try:
+        deadline = time.monotonic() + 400
+        while True:
+            assert driver.poll() is None, (ready / "driver.log").read_text()
+            assert time.monotonic() < deadline
+            entries = [entry for entry in log.entries() if entry.round == trials.identity]
+            begun = [entry for entry in entries if entry.state == "begun"]
+            if len(entries) == 2 and begun and trained(desk, begun[0]) >= 5:
+                break
+            time.sleep(0.05)
+    finally:
+        for process in processes_of(driver.pid):
+            os.kill(process, signal.SIGKILL)
+        driver.wait()
+    before = {entry.key: log.storage.read(f"{log.prefix}/trials/{entry.key}.json") for entry in entries if entry.ended}
+    reached = trained(desk, begun[0])
+    assert len(before) == 1
+    again = start()
+    assert again.wait(timeout=400) == 0, (ready / "driver.log").read_text()
+    for key, data in before.items():
+        assert log.storage.read(f"{log.prefix}/trials/{key}.json") == data  # not touched
+    points = json.loads((ready / "store" / "points.json").read_text())
+    assert len(points) == 2
+    assert {point["status"] for point in points} <= {"finished", "pruned"}
+    resumed = commits_of(desk, dict(begun[0].settings)[LEVELS]).entries()
+    takeovers = [entry.number for entry in resumed if entry.kind == "takeover"]
+    assert len(takeovers) == 2
+    after = [entry.info["step"] for entry in resumed[takeovers[1] :] if "step" in entry.info]
+    assert min(after) > reached - 2  # it went on from its commits
+
+
+def trained(desk: Desk, entry: TrialEntry) -> int:
+    """Steps that the training of a trial has committed."""
+    found = commits_of(desk, entry.settings[LEVELS]).entries()
+    return max((commit.info.get("step", 0) for commit in found), default=0)
