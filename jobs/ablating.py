@@ -9,14 +9,17 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.endings import FAILED, ending
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.progress import display, duration
 from jobs.work import command_of, page
+from pipeline.ablation import words
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
+from pipeline.report.wording import estimate
 
 
 def ablate(
@@ -28,8 +31,9 @@ def ablate(
 ) -> None:
     """Compare the cells of the experiment's ablation section with its baseline, over several seeds.
 
-    Every cell has the same budget, seeds and noise. A cell or a seed that is added later runs alone; a replicate that
-    fails is shown as failed, tried again by the next call, and makes the exit code 1.
+    Every cell has the same seeds and noise; where budgets differ the report says so. A cell or a seed that is added
+    later runs alone; a replicate that fails is shown as failed, is tried again by the next call, and makes the exit
+    code 1.
 
     Example: [cyan]rayfall ablate jobs/experiments/ablations/augmentation.yaml[/cyan]
     """
@@ -72,20 +76,28 @@ def _program(file: Path, settings: Sequence[str] | None) -> list[str]:
 
 
 def print_ablation_plan(console: Console, figures: Mapping[str, Any]) -> None:
-    """What ``plan_ablation`` found."""
+    """What ``plan_ablation`` found. A count that a search still to come may change has a ≈."""
+    rows = figures["replicates"]
+    failed = any(row["failed"] for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("cell", "seed", "stored", "to compute", "stages to train"):
         table.add_column(column, justify="right" if column in ("seed", "stored", "to compute") else "left")
-    rows = figures["replicates"]
+    if failed:
+        table.add_column("failed last time")
     for row in rows:
         stored = row["nodes"] - row["to_compute"] - row["shared"]
         shared = f" + {row['shared']} shared" if row["shared"] else ""
-        trains = ", ".join(row["trains"])
-        table.add_row(row["cell"], str(row["seed"]), str(stored), f"{row['to_compute']}{shared}", trains)
+        about = "≈ " if row["estimated"] else ""
+        told = [row["cell"], str(row["seed"]), str(stored), f"{about}{row['to_compute']}{shared}"]
+        told += [", ".join(row["trains"]), *([row["failed"] or ""] if failed else [])]
+        table.add_row(*map(escape, told))
     console.print(table)
     trained, computed = sum(len(row["trains"]) for row in rows), sum(row["to_compute"] for row in rows)
+    estimated = any(row["estimated"] for row in rows)
+    why = " ≈: a search is still to come, and what it chooses decides." if estimated else ""
     console.print(
-        f"\n{len(rows)} replicates: {computed} results to compute, {trained} of them trainings. Nothing was started.",
+        f"\n{len(rows)} replicates: {computed} results to compute, {trained} of them trainings.{why} "
+        "Nothing was started.",
         highlight=False,
     )
 
@@ -128,10 +140,11 @@ def print_ablation(console: Console, figures: Mapping[str, Any]) -> None:
 def _value(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "–"
-    return f"{mean:.4g}" if spread is None else f"{mean:.3f} ± {spread:.3f}"
+    return f"{mean:.4g}" if spread is None else estimate(mean, spread)
 
 
 def _difference(found: Mapping[str, Any] | None) -> tuple[str, str]:
     if found is None or found["low"] is None:
         return "–", "–"
-    return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]", f"{found['p']:.3f}"
+    told = f"{found['mean']:+.3g} {words.interval('chained_fid', found['low'], found['high'])}"
+    return told, words.probability(found["p"]).removeprefix("p ").removeprefix("= ")

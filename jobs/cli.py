@@ -105,7 +105,13 @@ def plan(
         del events  # seconds
         from pipeline import planning
 
-        return planning.reckon(resolved, planning.Machine(gpu, utilisation))
+        machine = planning.Machine(gpu, utilisation)
+        figures = planning.reckon(resolved, machine)
+        if resolved.ablation is None:
+            return figures
+        from pipeline.ablation.planning import reckon_ablation
+
+        return {**figures, "ablation": reckon_ablation(resolved, machine)}
 
     work("plan", experiment, settings, Manner(as_json, debug), reckon, print_reckoning)
 

@@ -20,6 +20,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from pipeline.addresses import without_secret
 from pipeline.errors import UserError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -35,7 +36,8 @@ class Ending:
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def say(self, sentence: str, style: str) -> None:
-        self.console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
+        """Print one line on standard error, in a style of rich's."""
+        self.console.print(without_secret(sentence), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -86,17 +88,18 @@ def trace_of(error: Exception) -> str:
 def write_log(end: Ending, trace: str) -> Path:
     """Keep a traceback in the store (``failures/``), or in the system's temporary folder when there is no store."""
     header = f"rayfall {' '.join(sys.argv[1:])}\n{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n"
+    told = without_secret(header + trace)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{end.command}.log"
     if end.store is not None:
         try:
             folder = end.store / "failures"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(header + trace)
+            (folder / name).write_text(told)
             return folder / name
         except OSError:  # a full or read-only store may be what failed
             pass
     with tempfile.NamedTemporaryFile("w", prefix="rayfall-", suffix=f"-{name}", delete=False) as file:
-        file.write(header + trace)
+        file.write(told)
     return Path(file.name)
 
 

@@ -133,16 +133,19 @@ class Told:
         self._spoken: list[str] = []
 
     def listed(self, done: int, total: int) -> None:
+        """So many bytes of the source are listed: told once that takes longer than a person waits without a word."""
         if self._clock() - self._began >= _PATIENCE:
             self._tell(_LISTING, done >> 20, total >> 20)
 
     def progress(self, done: int, total: int) -> None:
+        """So many examples are written, which ends the listing."""
         if _LISTING in self._spoken:
             self._spoken.remove(_LISTING)
             self._events.finished(_LISTING, self._clock() - self._began, False)
         self._tell("ingest", done, total)
 
     def finished(self) -> None:
+        """The data set is there."""
         self._events.finished("ingest", self._clock() - self._began, False)
 
     def _tell(self, node: str, done: int, total: int) -> None:

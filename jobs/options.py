@@ -21,7 +21,7 @@ Settings = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Only print the resolved experiment and which nodes of its graph would be reused."),
+    typer.Option("--dry-run", help="Start nothing; only say what would be computed and what is stored already."),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Standard output gets one JSON object with the figures and nothing else.")

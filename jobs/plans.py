@@ -27,7 +27,7 @@ ROWS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def print_reckoning(console: Console, figures: Mapping[str, Any]) -> None:
-    """What ``pipeline.planning.reckon`` returned."""
+    """What ``pipeline.planning.reckon`` returned, and ``reckon_ablation`` where there is one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage", no_wrap=True)
     for name in figures["plan"]:
@@ -42,7 +42,20 @@ def print_reckoning(console: Console, figures: Mapping[str, Any]) -> None:
     console.print(
         f"\n{figures['workers']} workers of {figures['gpu']}: {figures['training_gpu_hours']:,.4g} GPU-hours of "
         f"training, {figures['sampling_gpu_hours']:,.3g} of sampling.\n{data['train']:,} images of {data['classes']:,} "
-        f"classes in {data['shards']:,} shards, {size}.\nA multiply-add counts as two FLOP. Nothing was started.",
+        f"classes in {data['shards']:,} shards, {size}.{_of_ablation(figures.get('ablation'))}\n"
+        "A multiply-add counts as two FLOP. Nothing was started.",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _of_ablation(figures: Mapping[str, Any] | None) -> str:
+    """The line on an ablation, nothing without one."""
+    if figures is None:
+        return ""
+    searches = f"; the draws of {figures['searches']:,} searches come on top" if figures["searches"] else ""
+    return (
+        f"\nThe ablation, {figures['cells']:,} cells x {figures['seeds']:,} seeds: {figures['trainings']:,} trainings "
+        f"(of {figures['trainings_asked']:,} asked for, the others are shared) in {figures['training_gpu_hours']:,.4g} "
+        f"GPU-hours, and {figures['sampling_gpu_hours']:,.3g} of sampling{searches}."
     )

@@ -14,7 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.progress import duration
+from pipeline.addresses import without_secrets
 from pipeline.experiment_spec import Experiment
+from pipeline.report.notes import Notes
+from pipeline.report.search_parts import end_of
 from pipeline.report.search_wording import told_metric
 from pipeline.report.setting_names import differing, short_names, told_value
 
@@ -27,12 +30,16 @@ LONGEST_VALUE = 18  # letters of a setting in that table
 
 def plan_figures(experiment: Experiment, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
     """The resolved experiment and its graph as JSON."""
-    return {"experiment": experiment.model_dump(mode="json"), "nodes": [asdict(node) for node in nodes]}
+    return {
+        "experiment": without_secrets(experiment.model_dump(mode="json")),
+        "nodes": [asdict(node) for node in nodes],
+    }
 
 
 def print_plan(console: Console, experiment: Experiment, nodes: Sequence[PlannedNode]) -> None:
     """The resolved experiment (as JSON, which is YAML too), then every node and whether its result is there."""
-    console.print(json.dumps(experiment.model_dump(mode="json"), indent=2), markup=False, soft_wrap=True)
+    settings = without_secrets(experiment.model_dump(mode="json"))
+    console.print(json.dumps(settings, indent=2), markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("node", "digest", "result", "needs"):
         table.add_column(column, no_wrap=column != "needs")
@@ -76,7 +83,7 @@ def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> N
     "accuracy" is that of the images under a judge trained on real ones, "CAS" that of real images under a net trained
     on the images. Figures that are flagged or refused have the number of the sentence below that says why.
     """
-    rows, notes = {}, _Notes()
+    rows, notes = {}, Notes()
     for stage, scores in stages.items():
         for kind in ("chained", "oracle", "real"):
             if kind in scores:
@@ -84,7 +91,7 @@ def print_scores(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> N
                 row = _score_row(scores[kind], notes) | {"CAS": trained.get("cas_top1")}
                 rows[f"{stage} {kind}"] = row | ({"gap": _gap(scores)} if kind == "chained" else {})
     _table(console, "images", rows)
-    for number, sentence in enumerate(notes.sentences, start=1):
+    for sentence, number in notes.numbers.items():
         console.print(f"[{number}] {sentence}", markup=False, highlight=False, soft_wrap=True)
     restored = {
         stage: {**scores["restoration"], "accuracy": scores["oracle"]["accuracy"]}
@@ -110,7 +117,7 @@ def print_cascades(console: Console, cascades: Mapping[str, Mapping[str, Any]]) 
             "training": duration(row["training_seconds"]),
             "net calls": row["net_calls"],
             "size": row["size"],
-            **_score_row({key: value for key, value in row.items() if key != "samples"}, _Notes()),
+            **_score_row({key: value for key, value in row.items() if key != "samples"}, Notes()),
         }
         for name, row in cascades.items()
     }
@@ -125,26 +132,19 @@ def print_ranking(console: Console, ranking: Sequence[Mapping[str, Any]]) -> Non
         _line(console, f"cascades of {found['size']} px", told)
 
 
-class _Notes:
-    """Sentences under a table, numbered from 1 as they come; the same one keeps its number."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def marks(self, sentences: Sequence[str]) -> str:
-        self.sentences += [sentence for sentence in sentences if sentence not in self.sentences]
-        return "".join(f" [{self.sentences.index(sentence) + 1}]" for sentence in sentences)
-
-
-def _score_row(scores: Mapping[str, Any], notes: _Notes, *, marked: bool = True) -> dict[str, Any]:
+def _score_row(scores: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     """One row of scores: FID with its error and notes, KID, what else is single numbers, and other scorers' FID."""
-    marks = notes.marks(scores.get("flags", ())) if marked else ""
-    row = {"samples": scores.get("samples"), "fid": _estimate(scores, "fid") + marks}
+    row = {"samples": scores.get("samples"), "fid": _estimate(scores, "fid") + _marks(scores, notes)}
     row |= {"kid": scores.get("kid"), "IS": scores.get("inception_score"), "sfid": scores.get("sfid")}
     row |= {figure: scores.get(figure) for figure in ("accuracy", "precision", "recall")}
     for scorer, further in scores.get("also", {}).items():
-        row[f"{scorer} fd"] = _estimate(further, "fid") + (notes.marks(further.get("flags", ())) if marked else "")
+        row[f"{scorer} fd"] = _estimate(further, "fid") + _marks(further, notes)
     return row
+
+
+def _marks(scores: Mapping[str, Any], notes: Notes) -> str:
+    """The numbers of what is flagged: " [1] [2]"."""
+    return "".join(f" [{notes.mark(sentence)}]" for sentence in scores.get("flags", ()))
 
 
 def _estimate(scores: Mapping[str, Any], figure: str) -> str:
@@ -176,22 +176,19 @@ def print_search(console: Console, search: Mapping[str, Any]) -> None:
 def _worth(point: Mapping[str, Any]) -> tuple[bool, float, float]:
     """Finished trials by their objective; the others by how far they came."""
     last = point["rungs"][-1][0] if point.get("rungs") else 0
-    return _end(point) != "finished", point.get("objective", math.inf), -last
-
-
-def _end(point: Mapping[str, Any]) -> str:
-    return str(point.get("status") or ("failed" if point["error"] else "finished"))
+    objective = point.get("objective")
+    return end_of(point) != "finished", math.inf if objective is None else objective, -last
 
 
 def _more(points: Sequence[Mapping[str, Any]]) -> str:
     """What is not in the table: "5 more: 2 finished, 3 pruned"."""
-    ends = Counter(map(_end, points))
+    ends = Counter(map(end_of, points))
     return f"{len(points)} more: " + ", ".join(f"{count} {end}" for end, count in ends.items())
 
 
 def _trial_row(point: Mapping[str, Any], chosen: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """What a trial set, its scores, and how it ended where that needs a word."""
-    chained, end = point.get("chained") or {}, _end(point)
+    chained, end = point.get("chained") or {}, end_of(point)
     row: dict[str, Any] = {name: _brief(told_value(point["settings"].get(path))) for path, name in names.items()}
     row |= {"samples": chained.get("samples"), "fid": _estimate(chained, "fid") if chained else None}
     row |= {

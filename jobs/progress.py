@@ -55,11 +55,13 @@ class Lines:
         self.spoken: dict[str, float] = {}
 
     def started(self, node: str) -> None:
+        """Say that a node is being computed; its time left is reckoned from here."""
         self.paces[node] = Pace(self.clock())
         self.spoken[node] = self.clock()
         self.message(f"{node}: started")
 
     def progress(self, node: str, done: int, total: int | None) -> None:
+        """Say how far a node is, but not more often than every ``every`` seconds; None: it is not known of how much."""
         now = self.clock()
         left = self.paces.setdefault(node, Pace(now)).left(now, done, total)
         if now - self.spoken.setdefault(node, now) >= self.every:
@@ -68,9 +70,11 @@ class Lines:
             self.message(f"{node}: {amount}{f', {left}' if left else ''}")
 
     def finished(self, node: str, seconds: float, reused: bool) -> None:
+        """Say how long a node took, now or (``reused``) when it was computed."""
         self.message(f"{node}: {ending_of(seconds, reused)}")
 
     def message(self, text: str) -> None:
+        """One line, as it is."""
         print(text, file=self.stream, flush=True)
 
 
@@ -83,22 +87,26 @@ class Bars:
         self.paces: dict[str, Pace] = {}
 
     def started(self, node: str) -> None:
+        """Add a bar for a node, without a length until there is progress."""
         self.paces[node] = Pace(self.clock())
         self.tasks[node] = self.bars.add_task(node, total=None, left="")
 
     def progress(self, node: str, done: int, total: int | None) -> None:
+        """Move the bar of a node, and add it if there is none; None: it is not known of how much."""
         if node not in self.tasks:
             self.started(node)
         left = self.paces[node].left(self.clock(), done, total)
         self.bars.update(self.tasks[node], completed=done, total=total, left=left)
 
     def finished(self, node: str, seconds: float, reused: bool) -> None:
+        """Put a line above the bars in the place of that of a node, which may have had none (``reused``)."""
         if node in self.tasks:
             self.bars.remove_task(self.tasks.pop(node))
         mark = "[cyan]=[/cyan]" if reused else "[green]✓[/green]"
         self.bars.console.print(f"{mark} {node}  [dim]{ending_of(seconds, reused)}[/dim]", highlight=False)
 
     def message(self, text: str) -> None:
+        """One line above the bars, as it is."""
         self.bars.console.print(text, markup=False, highlight=False)
 
 

@@ -20,6 +20,7 @@ from jobs.progress import display
 from jobs.work import Manner, page
 from pipeline.errors import UserError
 from pipeline.events import Events
+from pipeline.outputs import check_file, users_choice, write_whole
 
 if TYPE_CHECKING:
     from pipeline.fan_out import FanOut
@@ -53,7 +54,7 @@ def score_foreign(order: ForeignOrder, settings: Sequence[str] | None, manner: M
     with ending("evaluate", as_json=manner.as_json, debug=manner.debug) as end:
         request = _request(order, settings)
         workers, out = order.options.get("workers"), order.options.get("out")
-        _check_out(out)
+        check_file(out)
         from pipeline.data.scratch import scratch_folder
         from pipeline.foreign.judgement import judge
 
@@ -71,7 +72,8 @@ def score_foreign(order: ForeignOrder, settings: Sequence[str] | None, manner: M
                 progress=told.progress,
             )
         if out is not None:
-            _write(out, end.figures)
+            with users_choice(out):
+                write_whole(out, json.dumps(plain(end.figures), indent=2) + "\n")
         if not manner.as_json:
             _tell(page(), end.figures)
 
@@ -165,21 +167,6 @@ def _fan_out(workers: int | None, address: str | None, events: Events) -> Iterat
             return on_ray(cpus=max(1.0, cores // workers), name="see")(function, jobs)
 
         yield call
-
-
-def _check_out(out: Path | None) -> None:
-    if out is not None and out.is_dir():
-        raise UserError(f"--out {out} is a folder; name a file for the scores")
-
-
-def _write(out: Path, figures: Mapping[str, Any]) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}.part")
-        unfinished.write_text(json.dumps(plain(figures), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}; name another file") from None
 
 
 class _Told:

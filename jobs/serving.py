@@ -21,9 +21,9 @@ def show_runs(file: Path, settings: Sequence[str] | None, port: int, *, debug: b
     with ending("ui", as_json=False, debug=debug) as end:
         experiment = load_experiment(file, settings or ())
         from pipeline import workflow
-        from pipeline.tracking.addresses import ENVIRONMENT, ui_command
+        from pipeline.tracking.addresses import ENVIRONMENT, absolute_uri, ui_command
 
-        uri = workflow.tracking_uri(experiment)
+        uri = absolute_uri(workflow.tracking_uri(experiment))
         require_runs(uri)
         command = ui_command(uri, port)
         require_free(port)

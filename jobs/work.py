@@ -17,6 +17,7 @@ from rich.console import Console
 from jobs.endings import ending
 from jobs.printing import plan_figures, print_figures, print_plan
 from jobs.progress import display
+from pipeline.addresses import without_secret
 from pipeline.errors import UserError
 from pipeline.experiment import load_experiment
 
@@ -69,8 +70,9 @@ def page() -> Console:
 
 
 def command_of(command: str, file: Path, settings: Sequence[str] | None) -> str:
-    """What a person would type to do the same again: for the report."""
-    return shlex.join(["rayfall", command, str(file), *(part for one in settings or () for part in ("--set", one))])
+    """What a person would type to do the same again, less what an address lets in with: for the report."""
+    given = (part for one in settings or () for part in ("--set", without_secret(one)))
+    return shlex.join(["rayfall", command, str(file), *given])
 
 
 def towards(goal: Goal, only: Sequence[str] = (), *, command: str | None = None) -> Call:

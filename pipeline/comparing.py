@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.scoring.passport import Passport, differences, rank
 
@@ -49,6 +49,40 @@ def _standing(size: int, rows: Sequence[Entrant]) -> Standing:
     return Standing(size, {name: place for place, name in enumerate(ranking.order, start=1)}, ranking.refusal)
 
 
+class Rated(Protocol):
+    """Scores of a set of images, as far as a gap needs them."""
+
+    @property
+    def fid(self) -> float | None: ...
+
+    @property
+    def passport(self) -> Passport | None: ...
+
+
+class FidScore(NamedTuple):
+    """A FID and what it is of."""
+
+    fid: float | None
+    passport: Passport | None
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> FidScore:
+        """Out of the summary of a node of scores."""
+        told = summary.get("passport")
+        return cls(summary.get("fid"), None if told is None else Passport.model_validate(told))
+
+
+def fid_gap(chained: Rated | None, oracle: Rated | None) -> float | None:
+    """Chained minus oracle FID: what the chain's own low-res images cost. None where one is missing, not finite, or
+    their passports forbid it."""
+    if chained is None or oracle is None or chained.fid is None or oracle.fid is None:
+        return None
+    if gap_refusal(chained.passport, oracle.passport):
+        return None
+    gap = float(chained.fid - oracle.fid)
+    return gap if math.isfinite(gap) else None
+
+
 def gap_refusal(chained: Passport | None, oracle: Passport | None) -> str:
     """The fields for which the chained and the oracle FID of a stage give no gap; empty where they do."""
     if chained is None or oracle is None:
@@ -60,14 +94,14 @@ def gap_refusal(chained: Passport | None, oracle: Passport | None) -> str:
 def within_error(
     one: tuple[float | None, float | None], other: tuple[float | None, float | None], paired: float | None = None
 ) -> bool:
-    """Whether two (FID, standard error) differ by less than twice the error of their difference.
+    """Whether two (score, standard error) differ by no more than twice the error of their difference; equals do not.
 
     That is ``paired`` where it is known, else as if they were independent. False where one of them is not known.
     """
     (a, error_a), (b, error_b) = one, other
     if a is None or b is None or error_a is None or error_b is None:
         return False
-    return abs(a - b) < 2 * (math.hypot(error_a, error_b) if paired is None else paired)
+    return abs(a - b) <= 2 * (math.hypot(error_a, error_b) if paired is None else paired)
 
 
 def paired_error(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:

@@ -18,6 +18,7 @@ from pipeline.events import Events
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.outputs import check_folder, users_choice
 from pipeline.parts import device_of
 from pipeline.report.grids import class_grid
 from pipeline.sampling import labels_of
@@ -63,8 +64,9 @@ def draw_samples(
 
     With the experiment's own evaluation seed (``seed`` None) and no ``label`` these are the first images that the
     evaluation scores, bit for bit. Settings that a search chose are used where its result is stored. Raises UserError
-    for an unknown stage or class, or a stage that is not trained.
+    for an unknown stage or class, a stage that is not trained, or a folder that cannot be written.
     """
+    check_folder(folder)
     storage = open_storage(experiment.store)
     if experiment.search is not None and (found := stored(Nodes(experiment).search(), storage)):
         experiment = with_settings(experiment, found.summary["chosen"])
@@ -77,7 +79,6 @@ def draw_samples(
         raise UserError(f"there is no class {label!r}; classes are {', '.join(classes)}")
     torch.set_num_threads(max(1, torch.get_num_threads()))
     evaluation = experiment.evaluation
-    folder.mkdir(parents=True, exist_ok=True)
     images, labels = [], []
     events.started("sample")
     for indices, asked in blocks_of(count, evaluation.block):
@@ -96,11 +97,13 @@ def draw_samples(
         labels.append(wanted[:asked].numpy())
         events.progress("sample", sum(map(len, images)), count)
     pixels, drawn = np.concatenate(images), np.concatenate(labels)
-    _write(folder, pixels, drawn, classes)
+    with users_choice(folder):
+        _write(folder, pixels, drawn, classes)
     return {"count": len(pixels), "stage": last, "folder": str(folder), "grid": str(folder / "grid.png")}
 
 
 def _write(folder: Path, pixels: Any, labels: Any, classes: Sequence[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         Image.fromarray(image).save(folder / f"{index:06d}-{classes[label]}.png")
     (folder / "grid.png").write_bytes(class_grid(pixels, labels, len(classes)))

@@ -22,7 +22,8 @@ FEATURES_KEPT = 50_000  # of the reference, where there are so many: what KID, p
 class DrawnNodes(TrainedNodes):
     """Images of ``experiment``; inside a ``trial`` they are other samples, drawn without tasks of their own.
 
-    With ``look`` a trial has that many of its samples, the first ones: what is drawn of all takes them over.
+    With ``look`` a trial has that many of its samples, the first ones: what is drawn of all takes them over, unless the
+    screening has them drawn in fewer steps.
     """
 
     look: int | None = None
@@ -82,12 +83,20 @@ class DrawnNodes(TrainedNodes):
     def _sampling(self, name: str, *, oracle: bool = False) -> dict[str, Any]:
         """How a stage is sampled, the same settings for the same images."""
         sampling = self.experiment.stages[name].sampling.model_dump(mode="json")
+        if self.look is not None:
+            sampling["steps"] = self._look_steps(name)
         if sampling["level"] == 0 or oracle:
             # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
             sampling["augmentation"] = "non_truncated"
         if sampling["guidance"] == 1.0:
             sampling["guidance_interval"] = None  # nothing acts inside it
         return sampling
+
+    def _look_steps(self, name: str) -> int:
+        """Sampler steps of stage ``name`` in a first look."""
+        search, own = self.experiment.search, self.experiment.stages[name].sampling.steps
+        screening = search.screening if search else None
+        return min(own, screening.sampling_steps or own) if screening else own
 
     def _drawing(self, name: str, *, oracle: bool) -> dict[str, Any]:
         evaluation = self.experiment.evaluation
@@ -118,22 +127,28 @@ class DrawnNodes(TrainedNodes):
                 del inputs["data"]  # nothing of it is read
             if (below := self.experiment.below(name)) is not None:
                 inputs["below"] = self.chained(below)
-        return self._node(
+        node = self._node(
             f"{'oracle' if oracle else 'chained'}/{name}",
             "pipeline.sampling:draw",
             {**config, **self._drawing(name, oracle=oracle)},
             inputs=inputs,
-            context={**context, **self._begun(name, oracle=oracle)},
+            context={**context, **({} if oracle else self._begun(name))},
             **self._room,
         )
+        return replace(node, content=_without_levels(node).digest) if self.trial else node
 
-    def _begun(self, name: str, *, oracle: bool) -> dict[str, Any]:
-        """Context of a draw that begins where the first look of a search ended, or that another one goes on from."""
+    def _begun(self, name: str) -> dict[str, Any]:
+        """Context of a draw that begins where the first look of a search ended, or that another one goes on from.
+
+        A look in fewer steps, at this stage or below it, is the beginning of nothing.
+        """
+        search, stages = self.experiment.search, self.experiment.chain(name)
+        look = search.first_look(self.experiment.evaluation.block) if self.trial and search else None
+        if look is None or any(self._look_steps(one) < self.experiment.stages[one].sampling.steps for one in stages):
+            return {}
         if self.look is not None:
             return {"continued": True}
-        search = self.experiment.search
-        look = search.first_look(self.experiment.evaluation.block) if self.trial and search else None
-        return {} if look is None else {"earlier": replace(self, look=look)._draw(name, oracle=oracle).key}
+        return {"earlier": replace(self, look=look)._draw(name, oracle=False).key}
 
     @property
     def _room(self) -> dict[str, float]:
@@ -165,6 +180,15 @@ class DrawnNodes(TrainedNodes):
         inputs = {"data": self.data} | {f"train {name}": self.train(name) for name in chain}
         function = "pipeline.cas.sample_sets:draw_sample_set"
         return self._node(node, function, config, inputs=inputs, **self._room)
+
+
+def _without_levels(node: Node) -> Node:
+    """What the nodes above a trial's draw depend on: its images, which are the same whatever levels it keeps.
+
+    Which of these they read stands in their own settings. So a search that lists one level more draws this node again,
+    and nothing above it that was there.
+    """
+    return replace(node, config={key: value for key, value in node.config.items() if key != "keep"})
 
 
 @lru_cache(maxsize=8)

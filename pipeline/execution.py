@@ -20,11 +20,16 @@ from pipeline.commits import CommitLog, OwnershipLost
 from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, source_of, stored
 from pipeline.errors import UserError
 from pipeline.events import Events
+from pipeline.revision import git_revision
 from pipeline.storage import LocalStorage, open_storage
 
 
-def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result:
-    """Run one node's function here and commit its result. Its inputs must be stored already."""
+def compute(node: Node, root: Path, progress_file: Path | None = None, revision: str | None = None) -> Result:
+    """Run one node's function here and commit its result. Its inputs must be stored already.
+
+    ``revision`` is that of the source tree where the caller knows it better than this process, which may run from a
+    copy.
+    """
     storage = open_storage(root)
     if (known := stored(node, storage)) is not None:
         return known
@@ -50,6 +55,7 @@ def compute(node: Node, root: Path, progress_file: Path | None = None) -> Result
         raise NodeFailed(node.name, f"{type(error).__name__}: {error}", traceback.format_exc()) from error
     seconds = time.time() - started
     info = {"node": node.name, "summary": summary, "seconds": seconds, "source": source_of(node.function)}
+    info["revision"] = revision or git_revision()
     try:
         commits.commit(name, info)
     except OwnershipLost:
@@ -98,16 +104,28 @@ def attempt(
     *,
     at_once: Mapping[str, int],
     called: Callable[[Node], str],
+    traces: str,
 ) -> dict[str, str]:
     """As ``execute`` on Ray, for graphs of which a part may fail: the sentence of every failed node, by its digest.
 
     What needs a failed node fails with it, and all else goes on. ``at_once`` says how many nodes of a kind (the first
-    word of their names) run at most; names need not differ, ``called`` is what a person reads.
+    word of their names) run at most; names need not differ, ``called`` is what a person reads. Tracebacks go to files
+    in the folder ``traces`` of the storage, which the sentences name.
     """
     todo = missing(targets, storage)
-    run = _RayRun(storage, events, at_once, called, tolerant=True)
+    run = _RayRun(storage, events, at_once, called, traces)
     run.compute(todo)
     return run.failed
+
+
+def failure_sentence(error: Exception, file: Path) -> str:
+    """The sentence of a node that failed with ``error``. A traceback is written to ``file``, which it then names."""
+    trace = error.trace if isinstance(error, NodeFailed) else ""
+    if not trace:
+        return str(error)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(trace)
+    return f"{error} (traceback: {file})"
 
 
 def _own_name(node: Node) -> str:
@@ -122,7 +140,7 @@ class _RayRun:
     events: Events
     at_once: Mapping[str, int] = field(default_factory=dict)
     called: Callable[[Node], str] = _own_name
-    tolerant: bool = False
+    traces: str | None = None  # where failures are tolerated, the folder of their tracebacks
     failed: dict[str, str] = field(default_factory=dict)  # digest -> why
     waiting: dict[str, Node] = field(default_factory=dict)
     running: dict[Any, tuple[Node, Path]] = field(default_factory=dict)
@@ -149,6 +167,10 @@ class _RayRun:
             for reference in self.running:
                 ray.cancel(reference, force=False)
 
+    def _trace(self, node: Node) -> Path:
+        assert self.traces is not None, "what fails is tolerated"
+        return self.storage.path(f"{self.traces}/{node.key.removeprefix('results/')}.txt")
+
     def _give_up(self) -> None:
         """What needs a failed node fails; inputs stand before those that use them, so one pass is enough."""
         for node in list(self.waiting.values()):
@@ -173,8 +195,10 @@ class _RayRun:
                 continue
             progress = folder / f"{node.digest[:16]}.json"
             progress.unlink(missing_ok=True)
+            if self.traces is not None:
+                self._trace(node).unlink(missing_ok=True)
             needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
-            reference = remote.options(**needs).remote(node, self.storage.root, progress)
+            reference = remote.options(**needs).remote(node, self.storage.root, progress, git_revision())
             self.running[reference] = (self.waiting.pop(node.digest), progress)
             busy.add(node.digest)
             kinds.append(kind)
@@ -185,10 +209,10 @@ class _RayRun:
         try:
             result = _get(reference, node)
         except Exception as error:
-            if not self.tolerant:
+            if self.traces is None:
                 raise
-            self.failed[node.digest] = str(error)
-            self.events.message(f"{self.called(node)}: failed: {error}")
+            self.failed[node.digest] = failure_sentence(error, self._trace(node))
+            self.events.message(f"{self.called(node)}: failed: {self.failed[node.digest]}")
             return
         finally:
             progress.unlink(missing_ok=True)

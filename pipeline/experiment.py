@@ -43,7 +43,7 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
         apply_override(data, override)
     try:
         experiment = Experiment.model_validate(data)
-        _check_search(experiment)
+        check_search(experiment)
         check_cells(experiment)
     except ValidationError as error:
         raise UserError(located(path, document, data, error)) from error
@@ -76,10 +76,16 @@ def _problem(error: YAMLError) -> str:
 
 def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
     """A copy with dotted ``settings`` applied and everything validated again (ValidationError when impossible)."""
+    return Experiment.model_validate(applied(experiment, settings))
+
+
+def applied(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment as nested plain values with dotted ``settings`` applied, not validated. UserError where one leads
+    through a value that has no parts."""
     data = experiment.model_dump(mode="json")
     for path, value in settings.items():
         _set(data, path, value)
-    return Experiment.model_validate(data)
+    return data
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -110,8 +116,8 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     node[last] = value
 
 
-def _check_search(experiment: Experiment) -> None:
-    """Refuse a search that contains an impossible trial, before anything takes a GPU.
+def check_search(experiment: Experiment) -> None:
+    """Refuse a search that contains an impossible trial, before anything takes a GPU. Raises UserError.
 
     Settings are tried together, as trials will have them: some fit only with others.
     """

@@ -25,7 +25,7 @@ from pipeline.agreement import (
 from pipeline.chains import Chains, below_in, check_chains
 from pipeline.data.specs import DataSpec
 from pipeline.evaluation_spec import EvaluationSpec
-from pipeline.search.checks import check_screening
+from pipeline.search.checks import check_pruning, check_screening
 from pipeline.search.spec import SearchSpec, values_at
 from pipeline.seeds import Seed
 from pipeline.sentences import first_message
@@ -133,7 +133,9 @@ class Experiment(Spec):
     )
     evaluation: EvaluationSpec = EvaluationSpec()
     search: SearchSpec | None = None
-    ablation: AblationSpec | None = Field(None, description="What `rayfall ablate` compares; other commands ignore it.")
+    ablation: AblationSpec | None = Field(
+        None, description="What `rayfall ablate` compares; `report` and `plan` are of it, too, and others ignore it."
+    )
     tracking: TrackingSpec = TrackingSpec()
     resources: ResourcesSpec = ResourcesSpec()
 
@@ -152,6 +154,7 @@ class Experiment(Spec):
         check_counts(self)
         check_search_samples(self)
         check_screening(self)
+        check_pruning(self)
         check_seeds(self)
         if self.search is not None and self.search.mode == "joint" and len(self.chains) > 1:
             raise ValueError(

@@ -28,11 +28,18 @@ def gather(task: Task, part: str, *, kept: int, precision: str) -> None:
     rows, first = earlier_rows(task, part)
     if first:
         assembly.add(preview.taken_from(rows))
-    for rows, seconds in parts_of(task, part, count, first=first):
-        assembly.add(preview.taken_from(rows))
-        spent += seconds
+    parts, waited = parts_of(task, part, count, first=first), 0.0
+    while True:
+        asked = time.time()
+        found = next(parts, None)
+        waited += time.time() - asked
+        if found is None:
+            break
+        assembly.add(preview.taken_from(found.rows))
+        spent += found.seconds
     assembly.finish()
     preview.write(task.out)
+    seconds = time.time() - started
     facts = {
         "revision": git_revision(),
         "device": device_of(context),
@@ -40,8 +47,9 @@ def gather(task: Task, part: str, *, kept: int, precision: str) -> None:
         "extractors": marks_of(config, task.inputs),
         "judge": digest_of(task.inputs["judge"] / WEIGHTS_FILE) if "judge" in task.inputs else None,
         "precision": precision,
-        "seconds": time.time() - started,
+        "seconds": seconds,
         "computing_seconds": spent,  # of all workers together, also of those before a kill; not of rows taken over
+        "gathering_seconds": seconds - waited,  # of putting together, which is no part's
         "taken": first,
     }
     (task.out / "drawn.json").write_text(json.dumps(facts))

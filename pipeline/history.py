@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.tracking.metric_buffer import MetricBuffer, Tracker
+from pipeline.tracking.metric_buffer import MetricBuffer
+from pipeline.tracking.runs import Tracker
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

@@ -26,6 +26,7 @@ from typing import Any
 from pipeline.dag import Node
 from pipeline.drawn_nodes import DrawnNodes
 from pipeline.scoring.passport import StageMark
+from pipeline.search.checks import retrains
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,19 @@ class Nodes(DrawnNodes):
         targets = [self.scores("chained", stage)]
         return targets if self.experiment.below(stage) is None else [*targets, self.scores("oracle", stage)]
 
+    @property
+    def searched_trainings(self) -> frozenset[str]:
+        """The stages that a search trains itself: their own training is searched, or what they take from below."""
+        experiment, search = self.experiment, self.experiment.search
+        paths = list(search.space) if search else []
+        return frozenset(name for name in experiment.names if any(retrains(experiment, path, name) for path in paths))
+
     def search(self) -> Node:
-        """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training.
+        """The search section. Its inputs are what a trial of sampling settings needs, so it comes after training;
+        stages whose training is searched are trained by trials, and declared weights of theirs may never be read.
 
         Its settings are all that a trial reads: what it computes, by digest, and how the stages are sampled, of which
-        some matters only beside what a trial changes.
+        some matters only beside what a trial changes. How many trials run at once is a setting of what Optuna proposes.
         """
         experiment, nodes = self.experiment, Nodes(self.experiment, trial=True)
         assert experiment.search is not None, "an experiment without a search section has no search node"
@@ -178,14 +187,17 @@ class Nodes(DrawnNodes):
         rounds = search.rounds(experiment.names, experiment.last)
         ends = [stage for stage, _ in rounds]
         read = [name for name in experiment.names if any(name in experiment.chain(end) for end in ends)]
-        grids = all(search.algorithm_of(paths) == "grid" for _, paths in rounds)
-        unread = {"concurrency", *(["trials"] if grids else [])}
-        config = {
+        algorithms = {search.algorithm_of(paths) for _, paths in rounds}
+        unread = {"concurrency", *(["trials"] if algorithms == {"grid"} else [])}
+        config: dict[str, Any] = {
             "search": search.model_dump(mode="json", exclude=unread),
             "trials": {end: [node.digest for node in nodes.trial_targets(end)] for end in ends},
             "sampling": {name: experiment.stages[name].sampling.model_dump(mode="json") for name in read},
         }
-        inputs = {f"train {name}": self.train(name) for name in read}
+        if "optuna" in algorithms:
+            workers = experiment.resources.sampling_workers
+            config["at_once"] = [search.trials_at_once(paths, workers) for _, paths in rounds]
+        inputs = {f"train {name}": self.train(name) for name in read if name not in self.searched_trainings}
         sizes = {experiment.stages[end].size for end in ends}
         inputs |= {f"real {size}": nodes.real("train", size) for size in sizes}
         context = {**self._context, "experiment": experiment.model_dump(mode="json")}

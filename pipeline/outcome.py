@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.comparing import Entrant, gap_refusal, paired_error, standings
+from pipeline.comparing import Entrant, FidScore, fid_gap, paired_error, standings
 from pipeline.dag import Node, Result, ancestry, stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
@@ -108,22 +108,14 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def gap_of(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Chained minus oracle FID; None where one is missing or their passports do not allow it."""
-    if "oracle" not in scores:
-        return None
-    chained, oracle = scores["chained"], scores["oracle"]
-    if chained["fid"] is None or oracle["fid"] is None or gap_refusal(_passport(chained), _passport(oracle)):
-        return None
-    return float(chained["fid"] - oracle["fid"])
+    """Chained minus oracle FID of scores by kind of images; None where one is missing or their passports forbid it."""
+    chained, oracle = (FidScore.of(scores[kind]) if kind in scores else None for kind in ("chained", "oracle"))
+    return fid_gap(chained, oracle)
 
 
 def gap_error_of(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Standard error of the gap, paired: chained and oracle images share indices and noise. None without a gap."""
     return None if gap_of(scores) is None else paired_error(scores["chained"], scores["oracle"])
-
-
-def _passport(scores: Mapping[str, Any]) -> Passport:
-    return Passport.model_validate(scores["passport"])
 
 
 def cascades_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
@@ -152,6 +144,6 @@ def ranking_of(outcome: Outcome) -> list[dict[str, Any]]:
     for cascade, chain in outcome.experiment.chains.items():
         scores = outcome.results[f"scores/chained/{chain[-1]}"].summary
         size = outcome.experiment.stages[chain[-1]].size
-        entrants.append(Entrant(cascade, size, scores["fid"], _passport(scores)))
+        entrants.append(Entrant(cascade, size, scores["fid"], Passport.model_validate(scores["passport"])))
     found = standings(entrants)
     return [{"size": one.size, "order": list(one.places), "refusal": one.refusal} for one in found]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.dag import stored
 from pipeline.data.datasets import data_place
@@ -26,6 +26,9 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.objects import open_objects
 from pipeline.storage import open_storage
+
+if TYPE_CHECKING:
+    from stages.accounting import Cost
 
 # Dense bf16 matrix products, TFLOP/s, from the makers' data sheets (SXM or the largest board of each name).
 GPUS: Mapping[str, float] = {
@@ -105,14 +108,21 @@ def reckon(experiment: Experiment, machine: Machine) -> dict[str, Any]:
     }
 
 
-def stage_plan(experiment: Experiment, name: str, machine: Machine, data: DataFacts) -> StagePlan:
-    """The plan of one stage. Its net is built on fake tensors: seconds, however large it is."""
+def stage_cost(experiment: Experiment, name: str, data: DataFacts) -> Cost:
+    """Parameters, FLOPs and memory of one stage. Its net is built on fake tensors: seconds, however large it is."""
     from stages.accounting import cost_of
     from stages.stage import Stage
 
+    return cost_of(Stage.build(experiment.stage_spec(name, data.classes)), experiment.stages[name].training)
+
+
+def stage_plan(
+    experiment: Experiment, name: str, machine: Machine, data: DataFacts, cost: Cost | None = None
+) -> StagePlan:
+    """The plan of one stage, which ``cost`` spares counting it when it is known already."""
+    cost = cost or stage_cost(experiment, name, data)
     config, resources = experiment.stages[name], experiment.resources
     training, sampling = config.training, config.sampling
-    cost = cost_of(Stage.build(experiment.stage_spec(name, data.classes)), training)
     pieces = -(-training.most_workers // resources.fewest_workers)
     share = min(training.batch_size, pieces * (training.micro_batch or 1))
     seconds = machine.seconds(cost.training_flops * training.batch_size * training.steps)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from boto3.session import Session
 from botocore import exceptions as aws
@@ -23,6 +22,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from pipeline.addresses import without_secret
 from pipeline.errors import UserError
 from pipeline.objects import MissingObject, StoreError
 
@@ -119,8 +119,7 @@ class S3Requests:
                 told = f"{what} cannot be asked for ({type(error).__name__} of botocore)"
                 raise UserError(f"{told}; check AWS_ENDPOINT_URL, AWS_PROFILE and ~/.aws") from error
             client.meta.events.register("before-parse.s3", _refuse_cut)
-            url = urlsplit(client.meta.endpoint_url)  # a user and a password may stand in it
-            endpoint = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+            endpoint = without_secret(client.meta.endpoint_url)
             self._connections.setdefault(os.getpid(), _Connection(client, endpoint))
         return self._connections[os.getpid()]
 

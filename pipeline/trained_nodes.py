@@ -22,7 +22,7 @@ VERSIONS = {
     "pipeline.data.datasets:link_data": 2,
     "pipeline.judging:make_classifier": 3,
     "pipeline.judging:real_images": 1,
-    "pipeline.sampling:draw": 1,
+    "pipeline.sampling:draw": 2,
     "pipeline.scores:score": 1,
     "pipeline.restoration:score_restoration": 3,
     "pipeline.examining:examine_chain": 1,
@@ -31,7 +31,7 @@ VERSIONS = {
     "pipeline.cas.training:train_cas": 1,
     "pipeline.bounding:bound_stage": 2,
     "pipeline.training:train_stage": 2,
-    "pipeline.search.run:search_stages": 1,
+    "pipeline.search.run:search_stages": 2,
 }
 FEATURE_SEED, JUDGE_SEED = 101, 202
 
@@ -45,7 +45,8 @@ def run_prefix(node: str, config: Mapping[str, Any], data_digest: str) -> str:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where training logs live metrics: an MLflow address, and a run for each stage. It changes no result."""
+    """Where training logs live metrics: an MLflow address, and a run for each stage that is to have one. It changes no
+    result."""
 
     uri: str
     runs: Mapping[str, str]
@@ -86,6 +87,12 @@ class TrainedNodes:
         return Node(name, function, VERSIONS[function], config, **fields)
 
     @cached_property
+    def _manifest(self) -> Manifest | None:
+        """Of a data set that is there already; None where the data node makes it."""
+        data = self.experiment.data
+        return load_manifest(data.path) if isinstance(data, ShardData) else None
+
+    @cached_property
     def data(self) -> Node:
         """The data set. Raises UserError when its source or folder cannot be used."""
         data = self.experiment.data
@@ -93,9 +100,9 @@ class TrainedNodes:
             config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "png", "shard_size": SHARD_SIZE}
             return self._node("data", "pipeline.data.datasets:make_data", config)
         if isinstance(data, ShardData):
-            manifest = load_manifest(data.path)
-            self._check_sizes(manifest, data.reduction)
-            content = {"digest": manifest.digest, "reduction": data.reduction}
+            assert self._manifest is not None, "shards have a manifest"
+            self._check_sizes(self._manifest, data.reduction)
+            content = {"digest": self._manifest.digest, "reduction": data.reduction}
             config = {**content, "path": absolute(data.path)}
             return self._node("data", "pipeline.data.datasets:link_data", config, content=digest_of(content))
         assert isinstance(data, ImageData)
@@ -119,6 +126,28 @@ class TrainedNodes:
                 raise UserError(f"stages.{name}: {error}") from None
         form_for(manifest, manifest.image_size, reduction)
 
+    def _check_held_out(self) -> None:
+        """Raise UserError when a data set that is there has fewer held-out images than scores are asked of."""
+        data, evaluation, search = self.experiment.data, self.experiment.evaluation, self.experiment.search
+        if self._manifest is None:
+            return
+        assert isinstance(data, ShardData), "a data set that is there"
+        there = self._manifest.splits["val"].examples
+        if not there:
+            raise UserError(
+                f"{data.path} has no held-out images, as samples of a cascade never have, and there are no scores "
+                "without; `rayfall train` needs none"
+            )
+        asked = {"evaluation.held_out": evaluation.held_out_images}
+        asked |= {"search.samples": search.samples} if search else {}
+        asked |= {"evaluation.bound.images": evaluation.bound.images} if evaluation.bound else {}
+        for path, count in asked.items():
+            if count > there:
+                raise UserError(
+                    f"scores are asked of {count} held-out images, and {data.path} has {there}; set {path} to at most "
+                    "that"
+                )
+
     def train(self, name: str) -> Node:
         """Training of stage ``name``; the number of classes comes with the data."""
         config = self.experiment.stages[name]
@@ -136,7 +165,7 @@ class TrainedNodes:
             "run": run_prefix(node, settings, self.data.identity),
             "watch_every": None if self.trial or during is None else during.every,
         }
-        if self.tracking is not None:
+        if self.tracking is not None and name in self.tracking.runs:
             context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}
         # One worker is the node's own process. Where there are more, the node only waits: they hold the resources.
         resources = self.experiment.resources
@@ -153,6 +182,7 @@ class TrainedNodes:
         )
 
     def classifier(self, role: str, seed: int) -> Node:
+        """The classifier called ``role``, trained at all sizes of the stages; ``seed`` tells roles apart."""
         classifier = self.experiment.evaluation.classifier
         own = self.experiment.seed if classifier.seed is None else classifier.seed
         config = {
@@ -165,5 +195,6 @@ class TrainedNodes:
 
     @cached_property
     def judge(self) -> Node:
-        """The classifier behind accuracy."""
+        """The classifier behind accuracy. Raises UserError where there are too few held-out images to judge by."""
+        self._check_held_out()
         return self.classifier("judge", JUDGE_SEED)

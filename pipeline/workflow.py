@@ -8,21 +8,26 @@ already is not computed again, and when nothing is missing Ray is not even start
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.addresses import without_secret
 from pipeline.dag import Node, Result, ancestry, missing, stored
 from pipeline.errors import UserError
 from pipeline.events import Events
-from pipeline.experiment import digest_of, with_settings
+from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome, figures_of, outcome_of, targets_of
+from pipeline.outputs import check_file, users_choice, write_whole
 from pipeline.storage import open_storage
 from pipeline.trained_nodes import Tracking
+
+if TYPE_CHECKING:
+    from pipeline.recording.experiment import ExperimentRuns
 
 Goal = Literal["data", "train", "search", "evaluate", "report"]
 GOALS: tuple[Goal, ...] = ("data", "train", "search", "evaluate", "report")
@@ -94,19 +99,17 @@ class Session:
         self.journal = Journal(events)
         self.stack = ExitStack()
         self.on_ray = False
-        self.tracking: Tracking | None = None
-        self.parent: str | None = None
+        self.runs: ExperimentRuns | None = None
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.stack.close()
-        if self.parent is not None and error[0] is not None:
-            from pipeline.recording.experiment import close_runs
+        if self.runs is not None:
+            from pipeline.tracking.runs import status_of
 
-            assert self.tracking is not None
-            close_runs(self.tracking, self.parent, "FAILED")
+            self.runs.close(status_of(error), computed=error is not None or bool(self.journal.computed))
 
     def execute(self, targets: Sequence[Node]) -> dict[str, Result]:
         """Compute what is missing, on Ray (started on first need), and score stages while they train if asked for."""
@@ -140,15 +143,16 @@ class Session:
         with Watch(self.nodes, names, self.storage, self.journal.message) as watch:
             yield watch.targets
 
-    def track(self) -> None:
-        """Open the MLflow runs of this experiment: a parent, and one per stage."""
-        from pipeline.recording.experiment import open_runs
+    def track(self, stages: Sequence[str]) -> ExperimentRuns:
+        """Open the MLflow runs, with those of ``stages``, which are trained as declared; they end with the session."""
+        from pipeline.recording.experiment import ExperimentRuns
 
-        # Of what is declared, not of what the search will choose: the same command must find the same runs again. Of
-        # settings and not of nodes: those of the evaluation ask for weights files that training does without.
-        elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
-        identity = digest_of([self.experiment.model_dump(mode="json", exclude=elsewhere), self.nodes.data.identity])
-        self.parent, self.tracking = open_runs(self.experiment, tracking_uri(self.experiment), identity)
+        self.runs = ExperimentRuns.open(self.experiment, tracking_uri(self.experiment), stages)
+        return self.runs
+
+    @property
+    def tracking(self) -> Tracking | None:
+        return None if self.runs is None else self.runs.tracking
 
     @property
     def nodes(self) -> Nodes:
@@ -157,17 +161,21 @@ class Session:
     def train(self, only: Sequence[str]) -> dict[str, Any]:
         """Train the stages (``only`` some): their jobs run at the same time where the resources allow."""
         names = only or self.experiment.names
-        if unknown := [name for name in names if name not in self.experiment.stages]:
-            raise UserError(f"there is no stage {unknown[0]!r}; stages are {', '.join(self.experiment.names)}")
         results = self.execute([self.nodes.train(name) for name in names])
         return {name.removeprefix("train/"): dict(result.summary) for name, result in results.items()}
 
     def search(self) -> Result | None:
-        """The result of the search section, None without one. All stages train at once, also those it does not read."""
+        """The result of the search section, None without one. All stages that it does not train train at once."""
         if self.experiment.search is None:
             return None
         nodes = self.nodes
-        return self.execute([*map(nodes.train, self.experiment.names), nodes.search()])["search"]
+        return self.execute([*map(nodes.train, self.declared), nodes.search()])["search"]
+
+    @property
+    def declared(self) -> list[str]:
+        """The stages that are trained as they are declared, where the search is done: not by the search itself."""
+        searched = self.nodes.searched_trainings
+        return [name for name in self.experiment.names if name not in searched]
 
     def evaluate(self) -> Outcome:
         """Search if asked for, then score everything with the chosen settings."""
@@ -187,50 +195,48 @@ def run(
     started = time.time()
     if goal == "search" and experiment.search is None:
         raise UserError(f"experiment {experiment.name} has no search section; add one to search")
+    if unknown := [name for name in only if name not in experiment.stages]:
+        raise UserError(f"there is no stage {unknown[0]!r}; stages are {', '.join(experiment.names)}")
     with Session(experiment, events) as session:
         if goal == "data":
             return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
-        session.track()
+        runs = session.track((only or experiment.names) if goal == "train" else session.declared)
         if goal == "train":
             return {"stages": session.train(only), "seconds": time.time() - started}
         if goal == "search":
             found = session.search()
             assert found is not None, "there is a search section"
+            runs.record(outcome_of(experiment, session.storage))
             return {"search": dict(found.summary), "seconds": time.time() - started}
         outcome = session.evaluate()
+        evaluations = runs.record(outcome)
         figures = figures_of(outcome) | {"computed": sorted(session.journal.computed)}
         if outcome.search is not None:
             figures["search"] = dict(outcome.search.summary)
         if goal == "report":
-            figures |= publish(session, outcome, command)
+            figures |= publish(session, runs, outcome, evaluations, command)
         return figures | {"seconds": time.time() - started}
 
 
-def publish(session: Session, outcome: Outcome, command: str = COMMAND) -> dict[str, Any]:
-    """Record everything in MLflow and write the report; returns where both are."""
+def publish(
+    session: Session, runs: ExperimentRuns, outcome: Outcome, evaluations: Mapping[str, str], command: str
+) -> dict[str, Any]:
+    """Write the report, to MLflow too (``evaluations``: the runs there by stage); returns where both are."""
     from pipeline.collecting.experiment import collect
-    from pipeline.recording.experiment import record
     from pipeline.report.writing import render
 
-    assert session.parent is not None
-    assert session.tracking is not None
     report = collect(outcome, session.journal.computed, created=time.time(), command=command)
-    path = session.storage.path(f"reports/{session.experiment.name}/report.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(report), encoding="utf-8")
-    if session.experiment.evaluation.during is not None:
-        from pipeline.watching.run import track_curves
-
-        track_curves(session.nodes, session.storage)
-    record(outcome, report, session.tracking, session.parent, path)
-    return {"report": str(path), "tracking": session.tracking.uri}
+    path = write_whole(session.storage.path(f"reports/{session.experiment.name}/report.html"), render(report))
+    runs.record_report(report, path, evaluations)
+    return {"report": str(path), "tracking": without_secret(runs.tracking.uri)}
 
 
 def make_report(experiment: Experiment, *, path: Path | None, command: str = COMMAND) -> dict[str, Any]:
-    """Write the report from what the store holds. Raises UserError when the evaluation is not there."""
+    """Write the report from what the store holds. Raises UserError where scores are missing or ``path`` is no file."""
     from pipeline.collecting.experiment import collect
     from pipeline.report.writing import render
 
+    check_file(path)
     storage = open_storage(experiment.store)
     targets = targets_of(experiment, storage)
     if absent := missing(targets, storage):
@@ -240,7 +246,7 @@ def make_report(experiment: Experiment, *, path: Path | None, command: str = COM
         )
     outcome = outcome_of(experiment, storage)
     report = collect(outcome, set(), created=time.time(), command=command)
-    path = path or storage.path(f"reports/{experiment.name}/report.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(report), encoding="utf-8")
-    return figures_of(outcome) | {"report": str(path)}
+    page = render(report)
+    with users_choice(path):
+        written = write_whole(path or storage.path(f"reports/{experiment.name}/report.html"), page)
+    return figures_of(outcome) | {"report": str(written)}

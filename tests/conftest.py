@@ -53,9 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def real_data(request: pytest.FixtureRequest) -> Path:
     """The folder that holds the CIFAR-10 and ImageNet sample archives; the test is skipped where there is none.
 
-    Looked for in the environment variable RAYFALL_DATA, else in ../shared/data beside the repository.
+    Looked for in the folder that the environment variable RAYFALL_DATA names, else in data/ of the repository.
     """
-    folder = Path(os.environ.get("RAYFALL_DATA") or request.config.rootpath.parent / "shared" / "data")
+    folder = Path(os.environ.get("RAYFALL_DATA") or request.config.rootpath / "data")
     absent = [name for name in ARCHIVES if not (folder / name).is_file()]
     if absent:
         pytest.skip(f"no {' and no '.join(absent)} in {folder}; RAYFALL_DATA names the folder of the archives")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from pipeline.ablation.spec import AblationSpec
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
+from pipeline.search.spec import listed
 from pipeline.sentences import placed_message
 
 # From one replicate's evaluation seed to the next's: noise that no other replicate, and no search, has.
@@ -33,12 +35,18 @@ class Replicate:
     def name(self) -> str:
         return f"{self.cell}, seed {self.seed}"
 
+    @property
+    def own_name(self) -> str:
+        """What the replicate is called as an experiment: cells may have dots in their names, experiments may not."""
+        return f"{self.experiment.name}-{self.cell}-seed{self.seed}".replace(".", "_")
+
     def command(self, program: Sequence[str]) -> str:
         """What a person types to have this replicate alone, as an experiment: same digests, so nothing runs twice.
 
+        Of another name, so that it leaves the report, the runs and the registered weights of the ablation alone.
         ``program`` is the beginning, such as ``rayfall run FILE``.
         """
-        paths = {"ablation": None, **self.settings}
+        paths = {"name": self.own_name, "ablation": None, **self.settings}
         given = [part for path, value in paths.items() for part in ("--set", f"{path}={_yaml(value)}")]
         return shlex.join([*program, *given])
 
@@ -65,50 +73,56 @@ def ablation_of(experiment: Experiment) -> AblationSpec:
 
 
 def check_cells(experiment: Experiment) -> None:
-    """Refuse an ablation with an impossible cell before anything takes a GPU. Raises UserError naming the cell."""
+    """Refuse an ablation with an impossible cell, or a cell with an impossible search, before anything takes a GPU.
+
+    Raises UserError naming the cell.
+    """
     if experiment.ablation is None:
         return
-    cells = experiment.ablation.all_cells()
-    for cell, settings in cells.items():
+    same: dict[str, str] = {}
+    for cell, settings in experiment.ablation.all_cells().items():
         for path in settings:
             if path.split(".")[0] not in ABLATED:
                 raise UserError(
                     f"ablation cell {cell}: {path} is the same for every cell, or their scores would not compare; a "
                     f"cell changes paths that begin with {' or '.join(ABLATED)}"
                 )
-        for seed in experiment.ablation.seeds:
-            _replicate(experiment, cell, settings, seed)
-    same: dict[str, str] = {}
-    for cell, settings in cells.items():
-        made = _replicate(experiment, cell, settings, experiment.ablation.seeds[0]).experiment
-        told = json.dumps(made.model_dump(mode="json", include={"stages", "search"}), sort_keys=True)
+        made = [_replicate(experiment, cell, settings, seed).experiment for seed in experiment.ablation.seeds]
+        _check_search(cell, made[0])
+        told = json.dumps(made[0].model_dump(mode="json", include=set(ABLATED)), sort_keys=True)
         if told in same:
             raise UserError(f"ablation cell {cell} has the same settings as {same[told]}; remove one of them")
         same[told] = cell
 
 
-def _replicate(experiment: Experiment, cell: str, settings: Mapping[str, Any], seed: int) -> Replicate:
-    from pipeline.experiment import with_settings
+def _check_search(cell: str, made: Experiment) -> None:
+    from pipeline.experiment import check_search
 
     try:
-        changed = with_settings(experiment, {**settings, "ablation": None})
-        shared = _shared(changed, seed)
-        return Replicate(cell, seed, {**settings, **shared}, with_settings(changed, shared))
+        check_search(made)
+    except UserError as error:
+        raise UserError(f"ablation cell {cell}: {error}") from error
+
+
+def _replicate(experiment: Experiment, cell: str, settings: Mapping[str, Any], seed: int) -> Replicate:
+    changed = _made(experiment, {**settings, "ablation": None}, f"ablation cell {cell}")
+    shared = _shared(changed, seed)
+    made = _made(changed, shared, f"ablation cell {cell}, seed {seed}")
+    return Replicate(cell, seed, {**settings, **shared}, made)
+
+
+def _made(experiment: Experiment, settings: Mapping[str, Any], where: str) -> Experiment:
+    """``experiment`` with ``settings``. Raises UserError with the place of the mistake in it, after ``where``."""
+    from pipeline.experiment import applied
+
+    try:
+        data = applied(experiment, settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    try:
+        return Experiment.model_validate(data)
     except ValidationError as error:
-        told = placed_message(_nested(settings), error)
-        raise UserError(f"ablation cell {cell}: {told}") from error
-
-
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted ``settings`` as nested mappings, for the place of a mistake in them."""
-    found: dict[str, Any] = {}
-    for path, value in settings.items():
-        *parents, last = path.split(".")
-        inner = found
-        for key in parents:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
-    return found
+        raise UserError(f"{where}: {placed_message(data, error)}") from error
 
 
 def _shared(changed: Experiment, seed: int) -> dict[str, Any]:
@@ -124,31 +138,52 @@ def _shared(changed: Experiment, seed: int) -> dict[str, Any]:
     return found
 
 
-def differing(replicates: Sequence[Replicate]) -> list[str]:
-    """Paths, in order of appearance, that some cells set and not all set to the same."""
-    paths = list(dict.fromkeys(path for one in replicates for path in one.settings))
-    by_cell = {one.cell: one for one in replicates}  # seeds differ by design
-    return [path for path in paths if not path.endswith("seed") and len(_values(by_cell, path)) > 1]
-
-
-def _values(by_cell: Mapping[str, Replicate], path: str) -> set[str]:
-    return {json.dumps(one.settings.get(path, "(as declared)"), sort_keys=True) for one in by_cell.values()}
-
-
 def budget_notes(experiment: Experiment) -> Iterator[str]:
-    """A sentence for each cell whose stages train on another number of images than the baseline's."""
+    """A sentence for each cell whose training, stages or search are another effort than the baseline's.
+
+    What a step costs is not looked at: a larger net has the budget of a small one in images.
+    """
     ablation = ablation_of(experiment)
     cells = ablation.all_cells()
-
-    def images(cell: str) -> dict[str, int]:
-        made = _replicate(experiment, cell, cells[cell], ablation.seeds[0]).experiment
-        return {name: stage.training.steps * stage.training.batch_size for name, stage in made.stages.items()}
-
-    expected = images(ablation.baseline)
+    made = {cell: _replicate(experiment, cell, cells[cell], ablation.seeds[0]).experiment for cell in cells}
+    expected, tried = _images(made[ablation.baseline]), _tried(made[ablation.baseline])
     for cell in cells:
-        for name, count in images(cell).items():
-            if name in expected and count != expected[name]:
-                yield f"{cell} trains {name} on {count:,} images, the baseline on {expected[name]:,}: budgets differ."
+        own = _images(made[cell])
+        for name in dict.fromkeys([*expected, *own]):
+            if own.get(name) != expected.get(name):
+                yield f"{_apart(cell, name, own.get(name), expected.get(name))}: budgets differ."
+        if (count := _tried(made[cell])) != tried:
+            yield (
+                f"{cell} searches {count or 'no'} setting{'' if count == 1 else 's'}, the baseline {tried or 'none'}: "
+                "budgets differ."
+            )
+
+
+def _apart(cell: str, name: str, own: int | None, expected: int | None) -> str:
+    """How many images ``cell`` and the baseline train a stage on, None for who does not have it."""
+    if own is None:
+        return f"{cell} has no stage {name}, which the baseline trains on {expected:,} images"
+    other = "has no such stage" if expected is None else f"on {expected:,}"
+    return f"{cell} trains {name} on {own:,} images, the baseline {other}"
+
+
+def _images(made: Experiment) -> dict[str, int]:
+    """How many images each stage is trained on."""
+    return {name: stage.training.steps * stage.training.batch_size for name, stage in made.stages.items()}
+
+
+def _tried(made: Experiment) -> int:
+    """How many settings its search tries, at most."""
+    search = made.search
+    if search is None:
+        return 0
+    rounds = [paths for _, paths in search.rounds(made.names, made.last)]
+    return sum(
+        math.prod(len(listed(search.space[path])) for path in paths)
+        if search.algorithm_of(paths) == "grid"
+        else search.trials
+        for paths in rounds
+    )
 
 
 def _yaml(value: Any) -> str:

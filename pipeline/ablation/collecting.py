@@ -1,13 +1,14 @@
 """From the stored results of an ablation to its report. Reads what the graph holds and compares it; draws nothing.
 
-A replicate that is not stored whole stands in the report as failed, with why: so a report can be written at any time.
+A replicate that is not stored whole stands in the report as failed, with why, or as missing: so a report can be written
+at any time.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.ablation.cells import ablation_of, budget_notes
 from pipeline.ablation.comparisons import compare, equalities
 from pipeline.ablation.costs import Costs
-from pipeline.ablation.findings import chosen, verdicts
+from pipeline.ablation.findings import chosen, front_of, verdicts
 from pipeline.ablation.metrics import METRICS
 from pipeline.ablation.parts import (
     AblationReport,
@@ -28,7 +29,9 @@ from pipeline.ablation.parts import (
 from pipeline.ablation.run import Ablation, Cell
 from pipeline.ablation.spec import Metric
 from pipeline.ablation.sweeps import sweep_of
+from pipeline.addresses import without_secrets
 from pipeline.collecting.experiment import data_notes, dataset_of, preview_grid, scorer_words, scores_in
+from pipeline.dag import ancestry, committed
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.errors import UserError
@@ -36,9 +39,6 @@ from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.outcome import Outcome, outcome_of
 from pipeline.report.scores import Scores
 from pipeline.revision import git_revision
-from pipeline.search.pareto import front
-
-MISSING = "not computed yet: run `rayfall ablate` again"
 
 
 def collect_ablation(
@@ -60,7 +60,8 @@ def collect_ablation(
         )
     first = next(iter(outcomes.values()))
     manifest = load_manifest(data_place(first.results["data"].folder).address)
-    rows = _Rows(ablation, outcomes, manifest, program).rows()
+    costs, pictured = Costs.of(ablation), _grid_seed(ablation, outcomes)
+    rows = _Rows(ablation, outcomes, manifest, program, costs, pictured).rows()
     values = {
         row.name: {
             one.seed: {metric: value for metric in METRICS if (value := one.value(metric)) is not None}
@@ -68,27 +69,22 @@ def collect_ablation(
         }
         for row in rows
     }
-    metrics = [
-        metric for metric in METRICS if any(metric in found for seeds in values.values() for found in seeds.values())
-    ]
-    compared = compare(values, spec.baseline, confidence=spec.confidence, metrics=metrics)
+    compared = compare(values, spec.baseline, confidence=spec.confidence)
     rows = [
         row.model_copy(update={"differences": _differences(compared.differences.get(row.name, {}))}) for row in rows
     ]
     claims = equalities(values, spec.equal, confidence=spec.confidence)
     best, why = chosen(values, confidence=spec.confidence)
-    means = {row.name: (row.mean("chained_fid"), row.mean("accuracy")) for row in rows}
-    both = {name: (fid, share) for name, (fid, share) in means.items() if fid is not None and share is not None}
-    names = list(both)
+    revision, told = _revision(ablation)
     moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
     return AblationReport(
         title=experiment.name,
         question=experiment.description,
         created=moment,
-        revision=git_revision(),
+        revision=revision,
         command=command,
         verdict=verdicts(compared),
-        notes=[*data_notes(experiment, manifest), *budget_notes(experiment), *compared.notes],
+        notes=[*data_notes(experiment, manifest), *budget_notes(experiment), *compared.notes, *told],
         dataset=dataset_of(manifest),
         scorer=scorer_words(first),
         stage=experiment.last,
@@ -97,17 +93,17 @@ def collect_ablation(
         confidence=spec.confidence,
         baseline=spec.baseline,
         seeds=list(spec.seeds),
-        metrics=metrics,
+        metrics=compared.metrics,
         cells=rows,
         equalities=[Equality(**claim._asdict()) for claim in claims],
-        front=[names[index] for index in front([both[name] for name in names])],
+        front=front_of(values),
         chosen=best,
         why=why,
-        sharing=Costs.of(ablation).sharing(wall_seconds),
+        sharing=costs.sharing(wall_seconds),
         real=_scores(first, "real", experiment.last),
-        grid_seed=_grid_seed(ablation, outcomes),
-        pictures=_pictures(ablation, outcomes, manifest),
-        settings=experiment.model_dump(mode="json", exclude={"ablation"}),
+        grid_seed=pictured,
+        pictures=_pictures(ablation, outcomes, manifest, pictured),
+        settings=without_secrets(experiment.model_dump(mode="json", exclude={"ablation"})),
     )
 
 
@@ -115,27 +111,34 @@ class _Rows:
     """The cells of the report, in the order in which they are declared."""
 
     def __init__(
-        self, ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Manifest, program: Sequence[str]
+        self,
+        ablation: Ablation,
+        outcomes: Mapping[str, Outcome],
+        manifest: Manifest,
+        program: Sequence[str],
+        costs: Costs,
+        pictured: int,
     ) -> None:
-        self.ablation, self.outcomes, self.manifest, self.program = ablation, outcomes, manifest, program
+        self.outcomes, self.manifest, self.program = outcomes, manifest, program
+        self.costs, self.pictured = costs, pictured
         self.spec, self.stage = ablation_of(ablation.experiment), ablation.experiment.last
         self.by_cell: dict[str, list[Cell]] = defaultdict(list)
-        for cell in ablation.cells:
+        for cell in ablation.cells:  # the baseline first
             self.by_cell[cell.replicate.cell].append(cell)
-        self.costs = Costs.of(ablation)
-        self.pictured = _grid_seed(ablation, outcomes)
+        self.trained = {name: [node.digest for node in mine[0].trainings()] for name, mine in self.by_cell.items()}
 
     def rows(self) -> list[CellRow]:
         return [self._row(name, settings) for name, settings in self.spec.all_cells().items()]
 
     def _row(self, name: str, settings: Mapping[str, Any]) -> CellRow:
-        mine, base = self.by_cell[name], self.by_cell[self.spec.baseline]
+        mine = self.by_cell[name]
         shown = next((self.outcomes.get(c.replicate.name) for c in mine if c.replicate.seed == self.pictured), None)
         own, shared = self.costs.of_cell(name)
+        alike = (other for other in self.trained if other != name and self.trained[other] == self.trained[name])
         return CellRow(
             name=name,
             settings=dict(settings),
-            changed_training=_trainings(mine[0]) != _trainings(base[0]),
+            shares_training_with=next(alike, None),
             replicates=[self._replicate(cell) for cell in mine],
             grid_png=_picture(shown, f"chained/{self.stage}", self.manifest),
             oracle_png=_picture(shown, f"oracle/{self.stage}", self.manifest),
@@ -147,10 +150,11 @@ class _Rows:
     def _replicate(self, cell: Cell) -> Replicate:
         outcome, seed = self.outcomes.get(cell.replicate.name), cell.replicate.seed
         if outcome is None:
-            return Replicate(seed=seed, status="failed", error=cell.failure or MISSING)
+            return Replicate(seed=seed, status="failed" if cell.failure else "missing", error=cell.failure)
         trained = outcome.results[f"train/{self.stage}"]
         history = json.loads((trained.folder / "history.json").read_text())
-        sampling = outcome.experiment.stages[self.stage].sampling
+        made, sampling = outcome.experiment, outcome.experiment.stages[self.stage].sampling
+        facts = None if made.below(self.stage) is None else facts_of_level(made, self.stage, sampling.level)
         return Replicate(
             seed=seed,
             status="finished",
@@ -158,12 +162,15 @@ class _Rows:
             oracle=_scores(outcome, "oracle", self.stage),
             level=sampling.level,
             kind=sampling.augmentation,
-            stages=[_stage_score(outcome, name) for name in outcome.experiment.chain(self.stage)],
+            logsnr=facts.logsnr if facts else None,
+            ddpm_step=facts.step if facts else None,
+            stages=[_stage_score(outcome, name) for name in made.chain(self.stage)],
             sweep=sweep_of(outcome, self.stage),
             loss=[(int(entry["step"]), entry["loss"]) for entry in history],
+            during=outcome.during.get(self.stage, []),
             training_seconds=trained.summary["seconds"],
             start_seconds=trained.summary.get("start_seconds"),
-            seconds=sum(result.seconds for result in outcome.results.values()),
+            seconds=self.costs.of_replicate(cell.replicate.cell, seed),
         )
 
 
@@ -182,38 +189,51 @@ def _differences(found: Mapping[Metric, Any]) -> dict[Metric, Difference]:
     return {metric: Difference(**one._asdict()) for metric, one in found.items()}
 
 
-def _trainings(cell: Cell) -> list[str]:
-    return [node.digest for node in cell.trainings()]
-
-
 def _picture(outcome: Outcome | None, node: str, manifest: Manifest) -> bytes | None:
     if outcome is None or node not in outcome.results:
         return None
     return preview_grid(Path(outcome.results[node].folder), manifest)
 
 
-def _grid_seed(ablation: Ablation, outcomes: Mapping[str, Outcome]) -> int | None:
+def _grid_seed(ablation: Ablation, outcomes: Mapping[str, Outcome]) -> int:
     """The seed whose samples are shown: the one that most cells finished, of these the first."""
     finished = [cell.replicate.seed for cell in ablation.cells if cell.replicate.name in outcomes]
-    seeds = ablation_of(ablation.experiment).seeds
-    return max(seeds, key=lambda seed: (finished.count(seed), -seeds.index(seed))) if finished else None
+    return max(ablation_of(ablation.experiment).seeds, key=finished.count)
 
 
-def _pictures(ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Manifest) -> dict[str, bytes]:
+def _pictures(ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Manifest, seed: int) -> dict[str, bytes]:
     """Real images, and the samples of each lower stage where all cells were given the same."""
-    seed, last = _grid_seed(ablation, outcomes), ablation.experiment.last
+    last = ablation.experiment.last
     shown = [
         outcomes[c.replicate.name] for c in ablation.cells if c.replicate.seed == seed and c.replicate.name in outcomes
     ]
     found = {}
     for name in ablation.experiment.chain(last)[:-1]:
-        folders = {outcome.results[f"train/{name}"].folder for outcome in shown}
+        folders = {outcome.results[f"chained/{name}"].folder for outcome in shown}
         if len(folders) == 1 and (png := _picture(shown[0], f"chained/{name}", manifest)):
             found[f"{name}, which all cells were given"] = png
     size = ablation.experiment.stages[last].size
     if png := _picture(shown[0], f"real/val/{size}", manifest):
         found["real images, held out"] = png
     return found
+
+
+def _revision(ablation: Ablation) -> tuple[str, list[str]]:
+    """The revision of the source tree behind the results, this one where they do not agree; and a sentence if it is not
+    theirs."""
+    found: dict[str, str] = {}
+    for cell in ablation.cells:
+        for node in ancestry(cell.targets()):
+            if node.digest not in found and (entry := committed(node, cell.storage)) is not None:
+                found[node.digest] = entry.info.get("revision", "unknown")
+    behind = Counter(found.values())
+    if len(behind) == 1:
+        return next(iter(behind)), []
+    told = ", ".join(
+        f"{count} at {revision[:12]}{' with changes' if revision.endswith('+changes') else ''}"
+        for revision, count in behind.most_common()
+    )
+    return git_revision(), [f"Results were computed at several revisions of the code: {told}."]
 
 
 def _ddpm_steps(ablation: Ablation) -> int:

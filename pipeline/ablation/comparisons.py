@@ -20,31 +20,20 @@ Values = Mapping[str, Mapping[int, Mapping[Metric, float]]]
 POWER = 0.8  # how likely a detectable difference would have been found
 
 
-class Summary(NamedTuple):
-    """A metric of one cell: mean over ``n`` seeds, standard deviation ``spread`` and the mean's own interval.
-
-    These three are None of one seed. The interval is not corrected, and says nothing of differences: it holds what
-    seeds do to all cells alike, which cancels in those.
-    """
-
-    mean: float
-    spread: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
 class Difference(NamedTuple):
     """Cell minus baseline over the ``n`` seeds that both have: mean, standard error, simultaneous interval, p adjusted
     by Holm, and the smallest difference that would have been found with probability ``POWER``.
+
+    Where it was the same under every seed the error is 0 and what rests on a spread is None: none was seen, which is
+    not to say that there is none.
     """
 
     mean: float
     error: float
-    low: float
-    high: float
-    p: float
-    detectable: float
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
     n: int
 
 
@@ -54,7 +43,6 @@ class Comparisons(NamedTuple):
     baseline: str
     confidence: float
     metrics: list[Metric]
-    means: dict[str, dict[Metric, Summary]]
     differences: dict[str, dict[Metric, Difference]]
     notes: list[str]
 
@@ -74,8 +62,8 @@ class Claim(Protocol):
 
 class Equality(NamedTuple):
     """What came of a claim: ``low`` to ``high`` is the interval of the second cell minus the first, p that of a
-    difference of ``margin`` or more; None of fewer than 2 common seeds. ``margin`` is in units of the metric, 0 where
-    a relative one has no mean to be a share of.
+    difference of ``margin`` or more; None of fewer than 2 common seeds, or where all have the same difference, other
+    than none. ``margin`` is in units of the metric, 0 where a relative one has no mean to be a share of.
     """
 
     cells: tuple[str, str]
@@ -91,27 +79,24 @@ class Equality(NamedTuple):
 def compare(
     values: Values, baseline: str, *, confidence: float = 0.95, metrics: Sequence[Metric] = tuple(METRICS)
 ) -> Comparisons:
-    """Means of every cell, and differences from ``baseline``, of those ``metrics`` that any replicate has.
+    """Differences of every cell from ``baseline``, of those ``metrics`` that any replicate has.
 
     The family within which intervals hold at once and Holm's probability of a false find is kept, is all cells other
-    than the baseline, for each metric by itself; those that cannot be compared yet count as well, so that their seeds,
-    once there, do not move the others. ValueError for a baseline that is not among the cells.
+    than the baseline, for each metric by itself; those that cannot be compared, or not yet, count as well and as not
+    found, so that their seeds, once there, do not move the others. ValueError for a baseline that is not among the
+    cells.
     """
     if baseline not in values:
         raise ValueError(f"there is no baseline {baseline!r} among the cells; cells are {', '.join(values)}")
     taken = [
         metric for metric in metrics if any(metric in found for cell in values.values() for found in cell.values())
     ]
-    means: dict[str, dict[Metric, Summary]] = {cell: {} for cell in values}
     differences: dict[str, dict[Metric, Difference]] = {cell: {} for cell in values if cell != baseline}
     for metric in taken:
-        for cell in values:
-            if found := by_seed(values, cell, metric):
-                means[cell][metric] = _summary(list(found.values()), confidence)
         for cell, difference in _differences(values, baseline, metric, confidence).items():
             differences[cell][metric] = difference
     notes = list(_notes(values, baseline, taken))
-    return Comparisons(baseline, confidence, taken, means, differences, notes)
+    return Comparisons(baseline, confidence, taken, differences, notes)
 
 
 def by_seed(values: Values, cell: str, metric: Metric) -> dict[int, float]:
@@ -126,20 +111,36 @@ def paired(values: Values, one: str, other: str, metric: Metric) -> tuple[list[f
     return [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
 
 
-def _summary(found: Sequence[float], confidence: float) -> Summary:
-    if len(found) < 2:
-        return Summary(found[0], None, None, None, 1)
-    interval, deviation = statistics.mean_interval(found, confidence=confidence), statistics.spread(found).deviation
-    return Summary(interval.mean, deviation, interval.low, interval.high, interval.n)
+class Ranking(NamedTuple):
+    """The ``cells`` whose means can be ranked, the ``seeds`` that all of these have, and by cell how many seeds there
+    are of those that are left out, being ``short`` of what others have."""
+
+    cells: list[str]
+    seeds: list[int]
+    short: dict[str, int]
+
+
+def ranking(values: Values) -> Ranking:
+    """The cells with a chained FID under as many seeds as any has, and the seeds that they have in common.
+
+    A mean is one of its seeds: a cell that lacks some could be the lowest by which of them failed.
+    """
+    found = {cell: one for cell in values if (one := by_seed(values, cell, "chained_fid"))}
+    most = max(map(len, found.values()), default=0)
+    full = [cell for cell in found if len(found[cell]) == most]
+    seeds = [seed for seed in (found[full[0]] if full else ()) if all(seed in found[cell] for cell in full)]
+    return Ranking(full, sorted(seeds), {cell: len(one) for cell, one in found.items() if cell not in full})
 
 
 def _differences(values: Values, baseline: str, metric: Metric, confidence: float) -> dict[str, Difference]:
     others = [cell for cell in values if cell != baseline]
     pairs = {cell: paired(values, cell, baseline, metric) for cell in others}
     able = {cell: pair for cell, pair in pairs.items() if len(pair[0]) > 1}
-    found = statistics.simultaneous_differences(list(able.values()), comparisons=len(others), confidence=confidence)
-    result = {}
-    for cell, one in zip(able, found, strict=True):
+    alone = {cell: statistics.paired_difference(*pair) for cell, pair in able.items()}
+    spread = {cell: able[cell] for cell, one in alone.items() if one.error > 0}
+    found = statistics.simultaneous_differences(list(spread.values()), comparisons=len(others), confidence=confidence)
+    result = {cell: Difference(one.mean, 0.0, None, None, None, None, one.n) for cell, one in alone.items()}
+    for cell, one in zip(spread, found, strict=True):
         seen = statistics.detectable(one.deviation, one.n, comparisons=len(others), confidence=confidence, power=POWER)
         result[cell] = Difference(one.mean, one.error, one.low, one.high, one.p, seen, one.n)
     return result
@@ -185,6 +186,8 @@ def _equality(values: Values, claim: Claim, confidence: float) -> Equality:
     if len(first) < 2 or not margin:
         return Equality((a, b), metric, margin, None, None, None, False, f"{refusal}.")
     found = statistics.equivalence(second, first, margin=margin, confidence=confidence)
+    if found.low == found.high:
+        return _without_spread(claim, found)
     given = "" if relative is None else f" ({words.per_cent(relative)} of {words.value(metric, centre)})"
     amount = f"±{words.difference(metric, margin)}{given}"
     if found.equal:
@@ -197,3 +200,17 @@ def _equality(values: Values, claim: Claim, confidence: float) -> Equality:
     span = f"{words.interval(metric, found.low, found.high)} over {words.seeds(found.n)}"
     sentence = f"{told}: {interval}, {span}, {ends}."
     return Equality((a, b), metric, margin, found.low, found.high, found.p, found.equal, sentence)
+
+
+def _without_spread(claim: Claim, found: statistics.Equivalence) -> Equality:
+    """What comes of a claim where all seeds have the same difference: shown where that is none at all."""
+    (a, b), name, margin = claim.cells, METRICS[claim.metric].name, words.difference(claim.metric, found.margin)
+    if found.mean == 0:
+        told = f"{a} and {b} are equal in {name} within ±{margin}: it was the same under all {words.seeds(found.n)}."
+        return Equality(claim.cells, claim.metric, found.margin, 0.0, 0.0, found.p, found.equal, told)
+    told = (
+        f"{a} and {b} are not shown to be equal in {name} within ±{margin}: {b} minus {a} was "
+        f"{words.difference(claim.metric, found.mean)} under each of {words.seeds(found.n)}; no spread was seen, so "
+        "there is no interval."
+    )
+    return Equality(claim.cells, claim.metric, found.margin, None, None, None, False, told)

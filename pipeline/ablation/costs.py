@@ -1,39 +1,55 @@
-"""What an ablation cost: seconds of compute by result, who uses each, and what sharing saved. Reads stored results."""
+"""What an ablation cost: device-seconds of every result, who uses it, and what sharing saved. Reads stored results.
+
+A device is a GPU where the experiment trains on GPUs, else a CPU core; what holds no device costs nothing. Trainings
+count the seconds that they trained, over all attempts, and draws those of their parts; of other results there is the
+wall time of the attempt that ended, in which a node that hands out its work may have waited for room.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from pipeline.ablation.parts import AblationSharing
 from pipeline.ablation.run import Ablation
-from pipeline.dag import ancestry, stored
+from pipeline.dag import Node, Result, ancestry, stored
+
+Device = Literal["GPU", "CPU core"]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of every stored result by digest, and the results that each replicate (cell, seed) comes to."""
+    """Device-seconds of every stored result by digest, and the results that each replicate (cell, seed) comes to."""
 
     seconds: dict[str, float]
     used: dict[tuple[str, int], frozenset[str]]
     trainings: frozenset[str]
+    device: Device
 
     @classmethod
     def of(cls, ablation: Ablation) -> Costs:
+        device: Device = "GPU" if ablation.experiment.resources.gpus_per_worker else "CPU core"
         seconds: dict[str, float] = {}
         used, trainings = {}, set()
         for cell in ablation.cells:
             mine = set()
             for node in ancestry(cell.targets()):
-                if (result := stored(node, cell.storage)) is not None:
-                    seconds[node.digest] = result.seconds
-                    mine.add(node.digest)
+                if node.digest not in seconds and (result := stored(node, cell.storage)) is not None:
+                    seconds[node.digest] = device_seconds(node, result, device)
                     trainings |= {node.digest} if node.name.startswith("train/") else set()
+                mine |= {node.digest} & seconds.keys()
             used[cell.replicate.cell, cell.replicate.seed] = frozenset(mine)
-        return cls(seconds, used, frozenset(trainings))
+        return cls(seconds, used, frozenset(trainings), device)
+
+    def of_replicate(self, cell: str, seed: int) -> float:
+        """Of all results that it comes to, whoever else uses them."""
+        return sum(self.seconds[digest] for digest in self.used[cell, seed])
 
     def of_cell(self, name: str) -> tuple[float, float]:
-        """Seconds computed for the cell ``name`` alone, and of results that other cells use as well."""
+        """Of results that the cell ``name`` alone uses, and of those that other cells use as well."""
         users: dict[str, set[str]] = defaultdict(set)
         for (cell, _), digests in self.used.items():
             for digest in digests:
@@ -45,12 +61,49 @@ class Costs:
     def sharing(self, wall_seconds: float | None) -> AblationSharing:
         """What was computed, against what replicates would have computed as separate experiments."""
         spent = sum(self.seconds.values())
-        separate = sum(self.seconds[digest] for digests in self.used.values() for digest in digests)
+        separate = sum(self.of_replicate(*replicate) for replicate in self.used)
         return AblationSharing(
             spent_seconds=spent,
             separate_seconds=separate,
             saved_seconds=separate - spent,
             wall_seconds=wall_seconds,
+            device=self.device,
             trainings_run=len(self.trainings),
             trainings_asked=sum(len(digests & self.trainings) for digests in self.used.values()),
         )
+
+
+def device_seconds(node: Node, result: Result, device: Device) -> float:
+    """What ``result`` took of a device, with the workers and shares that ``node`` has now."""
+    context, gpu = node.context, device == "GPU"
+    if "workers" in context:  # trained by Ray Train, whose seconds add up over attempts
+        workers, share = context["workers"], context["gpus_per_worker" if gpu else "cpus_per_worker"]
+        return float(result.summary["seconds"]) * share * (workers if isinstance(workers, int) else workers["max"])
+    held = node.gpus if gpu else node.cpus
+    if node.cpus or node.gpus:
+        return held * _seconds(result)
+    # It holds nothing itself: tasks do, each as much, and at most so many at once.
+    share = context["gpus_per_sampling_worker"] if gpu else context["threads"]
+    if node.name == "search":
+        return sum(_round_seconds(found, context["sampling_workers"] * share) for found in result.summary["rounds"])
+    if (computing := _computing(result)) is not None:
+        return share * computing
+    return share * context["sampling_workers"] * result.seconds
+
+
+def _seconds(result: Result) -> float:
+    computing = _computing(result)
+    return result.seconds if computing is None else computing
+
+
+def _computing(result: Result) -> float | None:
+    """Seconds of all parts of a draw, however many attempts and tasks they were drawn in; None of other results."""
+    facts = result.folder / "drawn.json"
+    return json.loads(facts.read_text()).get("computing_seconds") if facts.is_file() else None
+
+
+def _round_seconds(found: Mapping[str, Any], devices: float) -> float:
+    """Of a round of a search: trials that trained counted theirs, others had ``devices`` while the round went on."""
+    if found["kind"] == "training":
+        return 3600.0 * sum(point.get("cost_hours", 0.0) for point in found["points"])
+    return float(found["sharing"]["wall_seconds"]) * devices

@@ -1,16 +1,17 @@
-"""The curves of an ablation, a panel per cell on the same axes: scores against the augmentation level, losses, FID
-during training. As in ``pipeline.report.figures``: stand-alone SVG documents, or an empty string for nothing to show.
+"""The curves of an ablation, on the same axes: scores against the augmentation level, a panel per cell (or one, where
+the cells themselves are the levels), losses and FID during training. As in ``pipeline.report.figures``: stand-alone SVG
+documents, or an empty string for nothing to show.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipeline.ablation.figures import PALE
-from pipeline.ablation.metrics import mean, spread
+from pipeline.ablation.level_scores import Curve, Figures, curve_of, kinds_of, level_rows, oracle_curve, points_of
 from pipeline.ablation.parts import AblationReport, CellRow, Replicate, SweepPoint
 from pipeline.report.plotting import BLUE, INK, ORANGE, QUIET, bare, drawing, finite, fit_axis, running_mean, thinned
 from pipeline.report.search_parts import KIND_NAMES, Kind
@@ -20,29 +21,6 @@ if TYPE_CHECKING:
 
 _COLUMNS, _WIDTH = 3, 10.4
 KIND_STYLES: dict[Kind, tuple[str, str]] = {"truncated": (BLUE, "o"), "non_truncated": (ORANGE, "s")}
-_ONE: dict[str, Any] = {"color": BLUE, "alpha": 0.4, "lw": 0.8, "label": "one seed"}
-_LOST: dict[str, Any] = {"color": ORANGE, "dashes": (2, 1.5), "lw": 1.6, "zorder": 4, "label": "a failed seed"}
-Figures = Literal["chained_fid", "oracle_fid", "accuracy"]
-Curve = list[tuple[float, float, float]]  # (level, mean over seeds, standard deviation over seeds)
-
-
-def swept(report: AblationReport) -> list[CellRow]:
-    """The cells that were scored at several levels."""
-    return [cell for cell in report.cells if len({point.level for point in _points(cell)}) > 1]
-
-
-def curve_of(cell: CellRow, kind: Kind | None, figure: Figures) -> Curve:
-    """Mean and spread over seeds at every level; the kinds share s = 0, and None stands for both."""
-    found: dict[float, list[float]] = {}
-    for one in cell.finished:
-        mine: dict[float, float] = {}
-        for point in one.sweep:
-            value = getattr(point, figure)
-            if value is not None and (kind is None or point.kind == kind or point.level == 0.0):
-                mine.setdefault(point.level, value)
-        for level, value in mine.items():
-            found.setdefault(level, []).append(value)
-    return [(level, mean(values) or 0.0, spread(values) or 0.0) for level, values in sorted(found.items())]
 
 
 def level_fid_figure(report: AblationReport) -> str:
@@ -56,29 +34,31 @@ def level_accuracy_figure(report: AblationReport) -> str:
 
 
 def _level_figure(report: AblationReport, figure: Figures, label: str, *, oracle: bool) -> str:
-    cells = [cell for cell in swept(report) if any(curve_of(cell, None, figure))]
+    rows = {cell.name: _by_kind(cell, figure) for cell in level_rows(report)}
+    cells = [cell for cell in level_rows(report) if rows[cell.name]]
     if not cells:
         return ""
-    curves = {(cell.name, kind): curve_of(cell, kind, figure) for cell in cells for kind in _kinds(cell)}
+    base = _by_kind(report.base, figure)
 
     def draw(plot: Axes, cell: CellRow) -> None:
-        for (name, _), curve in curves.items():
-            if name != cell.name and curve:
+        for name, curves in rows.items():
+            for curve in curves.values() if name != cell.name else ():
                 plot.plot([at[0] for at in curve], [at[1] for at in curve], color=PALE, lw=0.9, zorder=1)
-        if cell.name != report.baseline and (base := curve_of(report.base, None, figure)):
-            _errors(plot, base, INK, "D", "baseline", mfc="white", lw=1.1, dashes=(1, 2))
-        for kind in _kinds(cell):
+        for kind, curve in base.items() if cell.name != report.baseline else ():
+            name = "baseline" if len(base) == 1 else f"baseline, {KIND_NAMES[kind]}"
+            _errors(plot, curve, INK, KIND_STYLES[kind][1] if len(base) > 1 else "D", name, mfc="white", lw=1.1,
+                    dashes=(1, 2))  # fmt: skip
+        for kind, curve in rows[cell.name].items():
             colour, marker = KIND_STYLES[kind]
             dashes = {"dashes": (1.2, 1.2)} if kind == "non_truncated" else {}
-            _errors(plot, curves[cell.name, kind], colour, marker, f"{KIND_NAMES[kind]}", **dashes)
+            _errors(plot, curve, colour, marker, KIND_NAMES[kind], **dashes)
         if oracle:
-            _errors(plot, curve_of(cell, None, "oracle_fid"), INK, "^", "oracle", mfc="white", dashes=(4, 1.6))
-        _ring(plot, cell, curves, figure)
+            _errors(plot, oracle_curve(cell), INK, "^", "oracle", mfc="white", dashes=(4, 1.6))
+        _ring(plot, cell, rows[cell.name])
 
-    every = [point for cell in cells for point in _points(cell)]
-    values = [middle for curve in curves.values() for _, middle, _ in curve]
-    values += [middle for _, middle, _ in curve_of(report.base, None, figure)]
-    values += [at[1] for cell in cells for at in curve_of(cell, None, "oracle_fid")] if oracle else []
+    every = [point for cell in cells for point in points_of(cell)]
+    values = [at[1] for curves in (*rows.values(), base) for curve in curves.values() for at in curve]
+    values += [at[1] for cell in cells for at in oracle_curve(cell)] if oracle else []
     with _panels(report.baseline, cells, draw, label, extra=0.6) as (panels, out):
         for plot in panels:
             fit_axis(plot, values, "y")
@@ -88,60 +68,59 @@ def _level_figure(report: AblationReport, figure: Figures, label: str, *, oracle
     return out[0]
 
 
-def _kinds(cell: CellRow) -> list[Kind]:
-    """The kinds that were tried above s = 0."""
-    tried = {point.kind for point in _points(cell) if point.level > 0}
-    return [kind for kind in KIND_STYLES if kind in tried]
-
-
-def _points(cell: CellRow) -> list[SweepPoint]:
-    return [point for one in cell.finished for point in one.sweep]
+def _by_kind(cell: CellRow, figure: Figures) -> dict[Kind, Curve]:
+    """The curves that there are."""
+    curves = {kind: curve_of(cell, kind, figure) for kind in kinds_of(cell)}
+    return {kind: curve for kind, curve in curves.items() if curve}
 
 
 def _errors(plot: Axes, curve: Curve, colour: str, marker: str, name: str, **style: Any) -> None:
     if not curve:
         return
-    levels, middles, spreads = zip(*curve, strict=True)
+    levels, middles, wide = zip(*curve, strict=True)
+    spreads = [math.nan if one is None else one for one in wide]  # no bar of one seed, rather than one of no length
     look = {"ms": 5, "lw": 1.7, "elinewidth": 1.1, "capsize": 2.5, "zorder": 3, **style}
     plot.errorbar(levels, middles, yerr=spreads, color=colour, marker=marker, label=name, **look)
 
 
-def _ring(plot: Axes, cell: CellRow, curves: dict[tuple[str, Kind], Curve], figure: Figures) -> None:
+def _ring(plot: Axes, cell: CellRow, curves: Mapping[Kind, Curve]) -> None:
     """Around the level that most seeds chose."""
-    chosen = [(point.kind, point.level) for point in _points(cell) if point.chosen]
+    chosen = [(point.kind, point.level) for point in points_of(cell) if point.chosen]
     if not chosen:
         return
     kind, level = max(sorted(set(chosen)), key=chosen.count)
-    curve = curves.get((cell.name, kind)) or next(iter(curves[cell.name, other] for other in _kinds(cell)), [])
+    curve = curves.get(kind) or next(iter(curves.values()), [])  # of s = 0 alone any has it
     for at, middle, _ in curve:
         if at == level:
             plot.plot([at], [middle], "o", ms=14, mfc="none", mec=INK, mew=1.4, label="chosen", zorder=5)
 
 
 def _level_axes(panels: Sequence[Axes], points: Iterable[SweepPoint]) -> None:
-    """Ticks at the levels that were tried, as many as fit, each with its log-SNR and DDPM step."""
+    """Ticks at the levels that were tried, as many as fit, each with its log-SNR and DDPM step where they are known."""
     places = sorted({point.level: (point.logsnr, point.ddpm_step) for point in points}.items())
     low, high = places[0][0], places[-1][0]
     kept = [places[0]]
     for place in places[1:]:
         if place[0] - kept[-1][0] >= 0.15 * (high - low):
             kept.append(place)
-    told = [(level, *(("" if value is None else form.format(value)) for value, form in
-                      zip(facts, ("{:+.1f}", "{:.0f}"), strict=True))) for level, facts in kept]  # fmt: skip
-    labels = [f"{level:.3g}\n{logsnr}\n{step}" for level, logsnr, step in told]
+    known = [(place, name, form) for place, (name, form) in enumerate((("log-SNR", "{:+.1f}"), ("step", "{:.0f}")))
+             if any(facts[place] is not None for _, facts in kept)]  # fmt: skip
+    labels = ["\n".join([f"{level:.3g}", *("" if facts[place] is None else form.format(facts[place])
+                                           for place, _, form in known)]) for level, facts in kept]  # fmt: skip
     margin = 0.07 * (high - low)
     for number, plot in enumerate(panels):
         plot.set_xlim(low - margin, high + margin)
         plot.set_xticks([place[0] for place in kept], labels, linespacing=1.3, fontsize=8.5)
         if number % _COLUMNS == 0:
+            names = "\n".join(["s", *(name for _, name, _ in known)])
             anchor: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-            plot.annotate("s\nlog-SNR\nstep", (0, 0), (-6, -7), ha="right", va="top", color=QUIET, fontsize=8.5,
+            plot.annotate(names, (0, 0), (-6, -7), ha="right", va="top", color=QUIET, fontsize=8.5,
                           linespacing=1.3, **anchor)  # fmt: skip
 
 
 def loss_figure(report: AblationReport) -> str:
     """Training loss of the last stage, a panel per cell: mean over seeds, single seeds, and the baseline's mean."""
-    curves = sum(bool(one.loss) for cell in report.cells for one in cell.replicates)
+    curves = sum(bool(one.loss) for cell in report.cells for one in cell.finished)
 
     def losses(one: Replicate) -> list[tuple[float, float]]:
         points = finite(one.loss)
@@ -160,30 +139,21 @@ def during_figure(report: AblationReport) -> str:
 
 
 def _course_figure(report: AblationReport, course: Callable[[Replicate], list[tuple[float, float]]], label: str) -> str:
-    found = {cell.name: [(one, course(one)) for one in cell.replicates] for cell in report.cells}
-    cells = [cell for cell in report.cells if any(points for _, points in found[cell.name])]
+    found = {cell.name: [points for one in cell.finished if (points := course(one))] for cell in report.cells}
+    cells = [cell for cell in report.cells if found[cell.name]]
     if not cells:
         return ""
-    means = {cell.name: _mean_course([points for one, points in found[cell.name] if one.status == "finished"])
-             for cell in cells}  # fmt: skip
+    means = {cell.name: _mean_course(found[cell.name]) for cell in cells}
 
     def draw(plot: Axes, cell: CellRow) -> None:
-        for one, points in found[cell.name]:
-            if points:
-                lost = one.status == "failed"
-                style: dict[str, Any] = (
-                    {"color": ORANGE, "dashes": (2, 1.5), "zorder": 4} if lost else {"color": BLUE, "alpha": 0.4}
-                )
-                label = "a failed seed" if lost else "one seed"
-                plot.plot(*zip(*points, strict=True), lw=1.6 if lost else 0.8, label=label, **style)
-                if lost:
-                    plot.plot(*points[-1], "X", color=ORANGE, ms=7, zorder=5)
+        for points in found[cell.name]:
+            plot.plot(*zip(*points, strict=True), lw=0.8, label="one seed", color=BLUE, alpha=0.4)
         if (base := means.get(report.baseline)) and cell.name != report.baseline:
             plot.plot(*zip(*base, strict=True), color=INK, lw=1.2, dashes=(4, 2), label="baseline, mean")
         if mine := means[cell.name]:
             plot.plot(*zip(*mine, strict=True), color=BLUE, lw=2, label="mean over seeds")
 
-    values = [value for rows in found.values() for _, points in rows for _, value in points]
+    values = [value for rows in found.values() for points in rows for _, value in points]
     with _panels(report.baseline, cells, draw, label) as (panels, out):
         for plot in panels:
             fit_axis(plot, values, "y")
@@ -196,9 +166,7 @@ def _course_figure(report: AblationReport, course: Callable[[Replicate], list[tu
 
 def _mean_course(courses: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Mean over seeds at the steps that all of them have."""
-    tables = [dict(points) for points in courses if points]
-    if not tables:
-        return []
+    tables = [dict(points) for points in courses]
     common = [step for step in tables[0] if all(step in table for table in tables)]
     return [(step, sum(table[step] for table in tables) / len(tables)) for step in common]
 

@@ -74,7 +74,7 @@ def _shade_margins(plot: Axes, report: AblationReport, cell: str, metric: Metric
 
 def _forest_row(plot: Axes, report: AblationReport, cell: CellRow, metric: Metric, row: int, reach: float) -> None:
     if (found := cell.differences.get(metric)) is None:
-        plot.annotate("no difference: seeds failed", (0, row), (6, 0), textcoords="offset points", va="center",
+        plot.annotate("no two seeds in common", (0, row), (6, 0), textcoords="offset points", va="center",
                       color=QUIET, fontsize=8.5)  # fmt: skip
         return
     colour, marker, _ = _style(report.found(found), found.mean, metric)

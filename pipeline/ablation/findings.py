@@ -6,14 +6,14 @@ That nothing was found is told with what could have been seen, and never as equa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.ablation import words
-from pipeline.ablation.comparisons import POWER, Comparisons, Difference, Values, by_seed, paired
+from pipeline.ablation.comparisons import POWER, Comparisons, Difference, Ranking, Values, by_seed, ranking
 from pipeline.ablation.metrics import METRICS, mean
 from pipeline.ablation.spec import Metric
-from pipeline.ablation.statistics import paired_difference
+from pipeline.ablation.statistics import is_found, paired_difference
 from pipeline.search.pareto import front
 
 
@@ -27,8 +27,7 @@ class Choice(NamedTuple):
 def verdicts(compared: Comparisons) -> list[str]:
     """A sentence for every difference that was found, then one per metric for those that were not.
 
-    A difference counts as found where Holm's adjusted p is at most 1 - confidence; where its simultaneous interval has
-    0 in it none the less, that is said.
+    What counts as found: see ``is_found``; where its simultaneous interval has 0 in it none the less, that is said.
     """
     by_metric = {
         metric: {cell: found[metric] for cell, found in compared.differences.items() if metric in found}
@@ -39,37 +38,45 @@ def verdicts(compared: Comparisons) -> list[str]:
     return told or [f"No cell can be compared with {compared.baseline} yet."]
 
 
-def _is_found(compared: Comparisons, difference: Difference) -> bool:
-    return difference.p <= 1 - compared.confidence
-
-
 def _found(compared: Comparisons, metric: Metric, differences: Mapping[str, Difference]) -> Iterator[str]:
-    name, lower, _ = METRICS[metric]
     for cell, one in differences.items():
-        if not _is_found(compared, one):
+        if one.p is None or one.low is None or one.high is None or not is_found(one.p, compared.confidence):
             continue
-        way, good = "lower" if one.mean < 0 else "higher", (one.mean < 0) == lower
+        good = (one.mean < 0) == METRICS[metric].lower
         across = ""
         if one.low <= 0 <= one.high:
             across = "; that interval has 0 in it, so that there is a difference is all that was found"
         yield (
-            f"{cell} has a {way} {name} than {compared.baseline}, by {words.difference(metric, abs(one.mean))}, which "
-            f"is {'better' if good else 'worse'}: the simultaneous {words.per_cent(compared.confidence)} interval of "
-            f"the difference is {words.interval(metric, one.low, one.high)} over {words.seeds(one.n)} "
+            f"{_away(compared, cell, metric, one)}, which is {'better' if good else 'worse'}: the simultaneous "
+            f"{words.per_cent(compared.confidence)} interval of the difference is "
+            f"{words.interval(metric, one.low, one.high)} over {words.seeds(one.n)} "
             f"(Holm-adjusted {words.probability(one.p)}){across}."
         )
 
 
+def _away(compared: Comparisons, cell: str, metric: Metric, one: Difference) -> str:
+    way = "lower" if one.mean < 0 else "higher"
+    by = words.difference(metric, abs(one.mean))
+    return f"{cell} has a {way} {METRICS[metric].name} than {compared.baseline}, by {by}"
+
+
 def _open(compared: Comparisons, metric: Metric, differences: Mapping[str, Difference]) -> Iterator[str]:
-    rest = {cell: one for cell, one in differences.items() if not _is_found(compared, one)}
-    same = [cell for cell, one in rest.items() if one.mean == 0 and one.error == 0]
+    flat = {cell: one for cell, one in differences.items() if one.error == 0}
+    same = [cell for cell, one in flat.items() if one.mean == 0]
     if same:
         yield f"{words.listed(same)} had the {METRICS[metric].name} of {compared.baseline} under every seed."
+    for cell, one in flat.items():
+        if cell not in same:
+            yield (
+                f"{_away(compared, cell, metric, one)}, the same under each of {words.seeds(one.n)}: no spread was "
+                "seen, so there is no interval, and it does not count as found."
+            )
     told = [
         f"{cell} {words.interval(metric, one.low, one.high)} over {words.seeds(one.n)}, where "
         f"{words.difference(metric, one.detectable)} or more would have been found {words.per_cent(POWER)} of the time"
-        for cell, one in rest.items()
-        if cell not in same
+        for cell, one in differences.items()
+        if one.low is not None and one.high is not None and one.detectable is not None
+        if not is_found(one.p, compared.confidence)
     ]
     if told:
         yield (
@@ -78,71 +85,91 @@ def _open(compared: Comparisons, metric: Metric, differences: Mapping[str, Diffe
         )
 
 
+class _Goals(NamedTuple):
+    """Means of a cell over the seeds that are ranked; no accuracy where one of these lacks it."""
+
+    fid: float
+    accuracy: float | None
+
+
 def chosen(values: Values, *, confidence: float = 0.95) -> Choice:
     """The cell with the lowest mean chained FID (of equal ones the more accurate, then the first), and why.
 
-    A cell that lacks seeds which another has is passed over: its mean is one of other seeds, and could be the lowest
-    by which of them failed. The lowest of several means is on average a little lower than that cell's true one.
+    Means are over the seeds that all ranked cells have (``ranking``), and cells that lack seeds are passed over. The
+    lowest of several means is on average a little lower than that cell's true one.
     """
-    fids = {cell: found for cell in values if (found := by_seed(values, cell, "chained_fid"))}
-    if not fids:
+    ranks = ranking(values)
+    if not ranks.cells:
         return Choice(None, "No cell has a chained FID.")
-    most = max(len(found) for found in fids.values())
-    short = [cell for cell, found in fids.items() if len(found) < most]
-    accuracy = {cell: _mean(values, cell, "accuracy") for cell in values}
-    ranked = sorted(
-        (cell for cell in fids if cell not in short),
-        key=lambda cell: (_mean(values, cell, "chained_fid"), -(accuracy[cell] or 0.0)),
-    )
-    best = ranked[0]
+    if not ranks.seeds:
+        return Choice(None, f"No seed has a chained FID in all of {words.listed(ranks.cells)}: nothing can be ranked.")
+    goals = _goals(values, ranks)
+    order = sorted(ranks.cells, key=lambda cell: (goals[cell].fid, -(goals[cell].accuracy or 0.0)))
+    best, most = order[0], len(by_seed(values, order[0], "chained_fid"))
     told = [
-        f"{best} has the lowest mean chained FID of {len(ranked)} cell{'s' if len(ranked) > 1 else ''}, "
-        f"{words.value('chained_fid', mean(fids[best].values()) or 0.0)} over {words.seeds(most)}."
+        f"{best} has the lowest mean chained FID of {len(order)} cell{'s' if len(order) > 1 else ''}, "
+        f"{words.value('chained_fid', goals[best].fid)} over {words.seeds(len(ranks.seeds))}"
+        f"{' that all of them have' if len(ranks.seeds) < most else ''}."
     ]
-    if len(ranked) > 1:
-        told.append(_next_best(values, best, ranked[1], confidence))
+    if len(order) > 1:
+        told.append(_next_best(values, ranks.seeds, best, order[1], confidence))
     told += _trade(values, best)
-    if short:
-        lacking = words.listed([f"{cell} ({len(fids[cell])} of {most} seeds)" for cell in short])
-        told.append(f"Passed over for the seeds that they lack: {lacking}.")
+    if ranks.short:
+        lacking = words.listed([f"{cell} ({count} of {most} seeds)" for cell, count in ranks.short.items()])
+        told.append(f"Passed over, here and on the front, for the seeds that they lack: {lacking}.")
     return Choice(best, " ".join(told))
 
 
-def _mean(values: Values, cell: str, metric: Metric) -> float | None:
-    return mean(by_seed(values, cell, metric).values())
+def front_of(values: Values) -> list[str]:
+    """The cells on the Pareto front of chained FID and accuracy, the lowest FID first: of those that are ranked, by
+    their means over the seeds that all of these have (``ranking``)."""
+    both = {
+        cell: (found.fid, found.accuracy)
+        for cell, found in _goals(values, ranking(values)).items()
+        if found.accuracy is not None
+    }
+    names = list(both)
+    return [names[index] for index in front([both[cell] for cell in names])]
 
 
-def _next_best(values: Values, best: str, other: str, confidence: float) -> str:
-    """Whether the seeds tell the two apart: by a plain paired interval, not corrected for picking them."""
-    pairs = paired(values, other, best, "chained_fid")
-    if len(pairs[0]) < 2:
-        return f"The next best is {other}; with {words.seeds(len(pairs[0]))} in common nothing tells the two apart."
-    found = paired_difference(*pairs, confidence=confidence)
-    apart = found.low > 0
+def _goals(values: Values, ranks: Ranking) -> dict[str, _Goals]:
+    """By ranked cell; nothing where they have no seed in common."""
+    found = {}
+    for cell in ranks.cells if ranks.seeds else ():
+        fids, shares = by_seed(values, cell, "chained_fid"), by_seed(values, cell, "accuracy")
+        whole = all(seed in shares for seed in ranks.seeds)
+        accuracy = mean(shares[seed] for seed in ranks.seeds) if whole else None
+        found[cell] = _Goals(mean(fids[seed] for seed in ranks.seeds) or 0.0, accuracy)
+    return found
+
+
+def _next_best(values: Values, seeds: Sequence[int], best: str, other: str, confidence: float) -> str:
+    """Whether the ``seeds`` tell the two apart: by a plain paired interval, not corrected for picking them."""
+    if len(seeds) < 2:
+        return f"The next best is {other}; with {words.seeds(len(seeds))} in common nothing tells the two apart."
+    theirs, mine = by_seed(values, other, "chained_fid"), by_seed(values, best, "chained_fid")
+    found = paired_difference([theirs[seed] for seed in seeds], [mine[seed] for seed in seeds], confidence=confidence)
+    above = f"The next best, {other}, is {words.difference('chained_fid', found.mean)} above it"
+    if found.error == 0:
+        return f"{above}, the same under each of {words.seeds(found.n)}: no spread was seen, so there is no interval."
     return (
-        f"The next best, {other}, is {words.difference('chained_fid', found.mean)} above it, and the "
-        f"{words.per_cent(confidence)} paired interval of that difference, "
+        f"{above}, and the {words.per_cent(confidence)} paired interval of that difference, "
         f"{words.interval('chained_fid', found.low, found.high)}, "
-        + ("leaves 0 out." if apart else "has 0 in it: these seeds do not tell the two apart.")
+        + ("leaves 0 out." if found.low > 0 else "has 0 in it: these seeds do not tell the two apart.")
     )
 
 
 def _trade(values: Values, best: str) -> list[str]:
-    """Where the chosen cell stands in FID and accuracy at once."""
-    means = {cell: (_mean(values, cell, "chained_fid"), _mean(values, cell, "accuracy")) for cell in values}
-    both = {cell: (fid, share) for cell, (fid, share) in means.items() if fid is not None and share is not None}
-    if best not in both or len(both) < 2:
+    """Where the chosen cell stands in FID and accuracy at once; it is on the front, having the lowest FID."""
+    goals, kept = _goals(values, ranking(values)), front_of(values)
+    if best not in kept or sum(one.accuracy is not None for one in goals.values()) < 2:
         return []
-    names = list(both)
-    kept = [names[index] for index in front([both[cell] for cell in names])]
+    told = {cell: words.value("accuracy", goals[cell].accuracy or 0.0) for cell in kept}
     others = [
-        f"{cell} (accuracy {words.value('accuracy', both[cell][1])}, FID {words.value('chained_fid', both[cell][0])})"
+        f"{cell} (accuracy {told[cell]}, FID {words.value('chained_fid', goals[cell].fid)})"
         for cell in kept
         if cell != best
     ]
-    own = words.value("accuracy", both[best][1])
-    if best not in kept:
-        return [f"It is not on the Pareto front of FID and accuracy ({own}), which is {words.listed(others)}."]
     if not others:
-        return [f"No cell has a higher accuracy ({own}): FID and accuracy agree."]
-    return [f"It is on the Pareto front of FID and accuracy ({own}), with {words.listed(others)}."]
+        return [f"No cell has a higher accuracy ({told[best]}): FID and accuracy agree."]
+    return [f"It is on the Pareto front of FID and accuracy ({told[best]}), with {words.listed(others)}."]

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.ablation.spec import Settings
+from pipeline.dag import Node, Result, stored
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.recording.runs import NOTE_TAG
+from pipeline.recording.runs import NOTE_TAG, log_training, open_training
 from pipeline.recording.settings import flat_params
 from pipeline.revision import git_revision
+from pipeline.storage import LocalStorage, open_storage
 from pipeline.tracking.runs import Status, Tracker
 from pipeline.trained_nodes import Tracking
 
@@ -28,12 +30,14 @@ BASELINE_TAG = "rayfall.baseline"
 
 @dataclass(frozen=True)
 class OpenedAblation:
-    """The runs of an ablation: its own, and for each replicate where its trainings log."""
+    """The runs of an ablation: its own, and for each replicate where its trainings log; by run which training it is."""
 
     uri: str
     parent: str
     trials: Mapping[Key, str]
     tracking: Mapping[Key, Tracking]
+    trainings: Mapping[str, Node]
+    storage: LocalStorage
 
 
 def open_ablation(
@@ -48,31 +52,37 @@ def open_ablation(
     cells = experiment.ablation.all_cells()
     params = runs.params_of(cells)
     trainings = {key: trainings_of(one) for key, one in replicates.items()}
-    uses = Counter(node for nodes in trainings.values() for node in nodes.values())
-    trials, tracking = {}, {}
+    uses = Counter(node.digest for nodes in trainings.values() for node in nodes.values())
+    storage = open_storage(experiment.store)
+    trials, tracking, opened = {}, {}, {}
     for (cell, seed), one in replicates.items():
-        trial = runs.trial(cell, seed, cells[cell], params[cell])
-        stages = {
-            name: runs.training(trial, seed, one, name, node=node, shared=uses[node] > 1)
-            for name, node in trainings[cell, seed].items()
-        }
+        trial, stages = runs.trial(cell, seed, cells[cell], params[cell]), {}
+        for name, node in trainings[cell, seed].items():
+            found = stored(node, storage)
+            stages[name] = runs.training(trial, one, name, node, shared=uses[node.digest] > 1, found=found)
+            opened[stages[name]] = node
         trials[cell, seed], tracking[cell, seed] = trial, Tracking(runs.tracker.uri, stages)
-    return OpenedAblation(runs.tracker.uri, runs.parent, trials, tracking)
+    return OpenedAblation(runs.tracker.uri, runs.parent, trials, tracking, opened, storage)
 
 
-def trainings_of(experiment: Experiment) -> dict[str, str]:
-    """What the training of each stage is called in the store, by its digest."""
+def trainings_of(experiment: Experiment) -> dict[str, Node]:
+    """The training of each stage that is trained as declared, not by a search."""
     nodes = Nodes(experiment)
-    return {name: Path(nodes.train(name).key).name for name in experiment.names}
+    return {name: nodes.train(name) for name in experiment.names if name not in nodes.searched_trainings}
 
 
 def close_ablation(opened: OpenedAblation, status: Status) -> None:
-    """End with ``status`` what is still open: the ablation failed, or was stopped."""
+    """End what is still open: trainings that are stored as FINISHED, with their curves; all else with ``status``.
+
+    After an ablation that came to its end, that is what replicates trained that failed.
+    """
     tracker = Tracker(opened.uri)
-    trainings = (run for one in opened.tracking.values() for run in one.runs.values())
-    for run in dict.fromkeys([*trainings, *opened.trials.values(), opened.parent]):
-        if tracker.client.get_run(run).info.status == "RUNNING":
-            tracker.finish(run, status)
+    for run, node in opened.trainings.items():
+        is_open = tracker.client.get_run(run).info.status == "RUNNING"
+        if is_open and (found := stored(node, opened.storage)) is not None:
+            log_training(tracker, run, found)
+    for run in (*opened.trainings, *opened.trials.values(), opened.parent):
+        tracker.end_open(run, status)
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class AblationRuns:
 
     @classmethod
     def of(cls, experiment: Experiment, tracker: Tracker, identity: str, baseline: str) -> AblationRuns:
+        """Make the run of the ablation of ``experiment``, or find it by ``identity`` and open it again."""
         opened = tracker.open_experiment(experiment.name)
         parent = tracker.run(
             opened,
@@ -126,16 +137,24 @@ class AblationRuns:
             parent=self.parent,
             params={"cell": cell, "seed": seed, **params},
             tags={**({BASELINE_TAG: "true"} if cell == self.baseline else {}), **(tags or {})},
+            reopen=False,
         )
 
-    def training(self, trial: str, seed: int, one: Experiment, stage: str, *, node: str, shared: bool) -> str:
-        """The run of a training, by its name in the store: under ``trial``, or the ablation where it is shared."""
-        config = one.stages[stage]
-        return self.tracker.run(
+    def training(
+        self, trial: str, one: Experiment, stage: str, node: Node, *, shared: bool, found: Result | None
+    ) -> str:
+        """The run of a training, of which the store has ``found``: under ``trial``, or the ablation where shared."""
+        return open_training(
+            self.tracker,
             self.opened,
-            name=f"train/{stage} seed {seed}" if shared else f"train/{stage}",
-            kind="stage",
-            key=f"{node} {self.parent}",
+            one,
+            stage,
+            key=self.training_key(node),
             parent=self.parent if shared else trial,
-            params={"stage": stage, "size": config.size, "seed": seed, "steps": config.training.steps},
+            found=found,
+            name=f"train/{stage} seed {one.seed}" if shared else f"train/{stage}",
         )
+
+    def training_key(self, node: Node) -> str:
+        """What the run of a training is found by: its name in the store."""
+        return f"{Path(node.key).name} {self.parent}"

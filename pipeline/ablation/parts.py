@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from pipeline.ablation.metrics import mean, spread
 from pipeline.ablation.spec import Metric
-from pipeline.comparing import gap_refusal
+from pipeline.ablation.statistics import is_found
+from pipeline.comparing import fid_gap
 from pipeline.report.parts import Dataset
 from pipeline.report.scores import Part, Score, Scores
 from pipeline.report.search_parts import Kind
@@ -30,7 +31,7 @@ class StageScore(Part):
     @property
     def gap(self) -> float | None:
         """Chained minus oracle FID; None where one is missing or their passports forbid it."""
-        return _gap(self.chained, self.oracle)
+        return fid_gap(self.chained, self.oracle)
 
 
 class SweepPoint(Part):
@@ -48,20 +49,23 @@ class SweepPoint(Part):
 
 
 class Replicate(Part):
-    """A cell under one seed. A failed one has an ``error`` and whatever it had reached.
+    """A cell under one seed. One that failed has an ``error``, one that is missing is yet to come; both lack the rest.
 
-    ``chained`` and ``oracle`` are scores of the last stage, at augmentation level ``level`` of ``kind``. ``loss`` is
-    (step, loss) of the last stage's training, ``during`` (step, FID) of small evaluations meanwhile. Seconds are of
-    compute: ``start_seconds`` from the begin of the training run to its first optimizer step.
+    ``chained`` and ``oracle`` are scores of the last stage, at augmentation level ``level`` of ``kind``, told as
+    ``logsnr`` and ``ddpm_step`` too. ``loss`` is (step, loss) of the last stage's training, ``during`` (step, FID) of
+    small evaluations meanwhile. ``seconds`` are device-seconds (``AblationSharing``) of all that it uses; those of
+    the last stage's training, and ``start_seconds`` from its begin to its first optimizer step, are by the clock.
     """
 
     seed: int
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "missing"]
     error: str | None = None
     chained: Scores | None = None
     oracle: Scores | None = None
     level: Score = None
     kind: Kind | None = None
+    logsnr: Score = None
+    ddpm_step: Score = None
     stages: list[StageScore] = Field([])
     sweep: list[SweepPoint] = Field([])
     loss: list[tuple[int, float]] = Field([])
@@ -71,13 +75,13 @@ class Replicate(Part):
     seconds: float = 0.0
 
     def value(self, metric: Metric) -> float | None:
-        """A metric of the last stage; None where it was not taken, or the replicate failed."""
-        if self.status == "failed":
+        """A metric of the last stage; None where it was not taken or is not finite, or the replicate did not finish."""
+        if self.status != "finished":
             return None
         found: Mapping[Metric, float | None] = {
             "chained_fid": self.chained.fid if self.chained else None,
             "oracle_fid": self.oracle.fid if self.oracle else None,
-            "gap": _gap(self.chained, self.oracle),
+            "gap": fid_gap(self.chained, self.oracle),
             "accuracy": self.chained.accuracy if self.chained else None,
             "recall": self.chained.recall if self.chained else None,
         }
@@ -86,7 +90,8 @@ class Replicate(Part):
 
 class Difference(Part):
     """A cell minus the baseline, over the ``n`` seeds that both have: mean, its standard error, simultaneous interval,
-    Holm-adjusted p, and the smallest difference that this many seeds would have seen. In units of the metric."""
+    Holm-adjusted p, and the smallest difference that this many seeds would have seen. In units of the metric. Where it
+    was the same under every seed, so that no spread was seen, the error is 0 and the others are None."""
 
     mean: float
     error: Score
@@ -101,13 +106,15 @@ class CellRow(Part):
     """One cell: ``settings`` are the dotted paths in which it differs from the experiment as declared.
 
     ``grid_png`` and ``oracle_png`` have one row per class of ``Dataset.rows`` and the same indices, classes and seed in
-    every cell. ``gpu_seconds`` were computed for this cell, ``reused_seconds`` taken from other cells or earlier runs.
-    ``commands`` repeat it, one per seed in the order of ``AblationReport.seeds``.
+    every cell. ``shares_training_with`` is the first other cell, in the order of the report, whose trainings are all
+    the same; None: it has its own. In device-seconds (``AblationSharing``), ``gpu_seconds`` are of what this cell alone
+    uses, ``reused_seconds`` of what other cells use too. ``commands`` repeat it, one per seed in the order of
+    ``AblationReport.seeds``.
     """
 
     name: str
     settings: dict[str, Any]
-    changed_training: bool
+    shares_training_with: str | None = None
     replicates: list[Replicate]
     grid_png: bytes | None = None
     oracle_png: bytes | None = None
@@ -123,6 +130,11 @@ class CellRow(Part):
     @property
     def failed(self) -> list[Replicate]:
         return [one for one in self.replicates if one.status == "failed"]
+
+    @property
+    def missing(self) -> list[Replicate]:
+        """Those that are still to come."""
+        return [one for one in self.replicates if one.status == "missing"]
 
     def values(self, metric: Metric) -> dict[int, float]:
         """The metric of each seed that has it."""
@@ -153,13 +165,18 @@ class Equality(Part):
 
 
 class AblationSharing(Part):
-    """Seconds of compute: what this ablation took, what its replicates would have taken as separate experiments, and
-    the difference; trainings that ran, and that the replicates asked for."""
+    """Device-seconds: what this ablation took, what its replicates would have taken as separate experiments, and the
+    difference; trainings that ran, and that the replicates asked for.
+
+    A device-second is one GPU, or where no GPU was used one CPU core, for a second; ``device`` says which it was, None
+    where both were used or it is not known. ``wall_seconds`` are by the clock.
+    """
 
     spent_seconds: Score = None
     separate_seconds: Score = None
     saved_seconds: Score = None
     wall_seconds: Score = None
+    device: Literal["GPU", "CPU core"] | None = None
     trainings_run: int | None = None
     trainings_asked: int | None = None
 
@@ -210,8 +227,8 @@ class AblationReport(Part):
         return self
 
     def found(self, difference: Difference) -> bool:
-        """Whether a difference counts as found: its adjusted p is at most 1 - ``confidence``."""
-        return difference.p is not None and difference.p <= 1 - self.confidence
+        """Whether a difference counts as found, at the ``confidence`` of the report."""
+        return is_found(difference.p, self.confidence)
 
     def cell(self, name: str) -> CellRow:
         """The cell called ``name``, which is known to be there."""
@@ -227,8 +244,7 @@ class AblationReport(Part):
         """All cells but the baseline."""
         return [cell for cell in self.cells if cell.name != self.baseline]
 
-
-def _gap(chained: Scores | None, oracle: Scores | None) -> float | None:
-    if chained is None or oracle is None or chained.fid is None or oracle.fid is None:
-        return None
-    return None if gap_refusal(chained.passport, oracle.passport) else chained.fid - oracle.fid
+    @property
+    def in_order(self) -> list[CellRow]:
+        """All cells, the baseline first."""
+        return [self.base, *self.others]

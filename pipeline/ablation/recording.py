@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.ablation.collecting import MISSING
 from pipeline.ablation.opened_runs import BASELINE_TAG, AblationRuns, Key
 from pipeline.ablation.parts import AblationReport, CellRow, Replicate, StageScore
 from pipeline.ablation.spec import Metric
-from pipeline.experiment import digest_of, with_settings
+from pipeline.dag import Node, Result, stored
 from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
 from pipeline.recording.runs import (
     CHOSEN_TAG,
     ENDS,
@@ -25,13 +25,15 @@ from pipeline.recording.runs import (
     NOTE_TAG,
     as_csv,
     ending_tags,
-    log_evaluation,
-    log_history,
+    evaluation_key,
+    log_scores,
+    log_training,
 )
 from pipeline.recording.scores import headline
+from pipeline.storage import open_storage
 from pipeline.tracking.registry import ChosenPoint, register
 from pipeline.tracking.runs import Tracker
-from pipeline.tracking.views import save_view
+from pipeline.tracking.views import LOWEST_FID, save_view
 
 # What of a report the table holds beside its cells.
 TABLE = ("title", "created", "revision", "command", "baseline", "seeds", "confidence", "verdict", "equalities")
@@ -45,44 +47,46 @@ def record_ablation(
     experiment: Experiment,
     html: Path,
     identity: str,
-    folders: Mapping[Key, Mapping[str, Path]],
-    replicates: Mapping[Key, Experiment] | None = None,
+    replicates: Mapping[Key, Experiment],
 ) -> str:
     """Write what ``report`` holds and register the chosen cell's weights; the id of the ablation's run.
 
-    ``folders`` are the results of the trainings of each replicate by stage. ``replicates`` are the experiments of the
-    replicates, with what their searches chose; None: as the cells say. A replicate that is still to come is left open.
+    ``replicates`` are the experiments of those that finished, with what their searches chose; their trainings are
+    stored. A replicate that is still to come is left open.
     """
     from pipeline.ablation.report import figure_files
 
     runs = AblationRuns.of(experiment, Tracker(tracking_uri), identity, report.baseline)
-    recorded = _Recorded(report, runs, folders)
+    recorded = _Recorded(report, runs, replicates)
     trials = recorded.trials()
     for tag, cells in ((CHOSEN_TAG, [report.chosen]), (FRONT_TAG, report.front), (BASELINE_TAG, [report.baseline])):
         kept = [run for (cell, _), run in trials.items() if cell in cells]
         runs.tracker.keep_tag(runs.opened, runs.parent, tag, kept)
-    recorded.table()
+    recorded.record_parent()
     shown = [{"cell": cell, "seed": seed, **recorded.params[cell]} for cell, seed in trials]
-    save_view(runs.tracker, runs.opened, runs.parent, key="rayfall-ablation", name="Ablation", trials=shown)
+    save_view(
+        runs.tracker, runs.opened, runs.parent, key="rayfall-ablation", name="Ablation", trials=shown, best=LOWEST_FID
+    )
     runs.tracker.log_file(runs.parent, html)
     for name, svg in figure_files(report).items():
         runs.tracker.log_text(runs.parent, svg, f"figures/{name}")
-    _register(report, runs, trials, folders, replicates)
-    if all(one.error != MISSING for cell in report.cells for one in cell.replicates):
-        runs.tracker.finish(runs.parent)
+    _register(recorded, trials)
+    if not any(cell.missing for cell in report.cells):
+        runs.tracker.finish(runs.parent, keep_end=not recorded.ended)
     return runs.parent
 
 
 class _Recorded:
-    """The report's cells on their way to the runs."""
+    """The report's cells on their way to the runs. ``ended`` are those runs of replicates that were open until now."""
 
-    def __init__(self, report: AblationReport, runs: AblationRuns, folders: Mapping[Key, Mapping[str, Path]]) -> None:
-        self.report, self.runs, self.folders = report, runs, folders
+    def __init__(self, report: AblationReport, runs: AblationRuns, replicates: Mapping[Key, Experiment]) -> None:
+        self.report, self.runs, self.replicates = report, runs, replicates
         self.params = runs.params_of({cell.name: cell.settings for cell in report.cells})
-        self.uses = Counter(folder for stages in folders.values() for folder in stages.values())
-        every = [one for cell in report.cells for one in cell.replicates]
-        self.scored = Counter(_digest(stage.stage, _by_kind(stage)) for one in every for stage in one.stages)
+        self.nodes = {key: Nodes(one) for key, one in replicates.items()}
+        every = [(nodes, name) for nodes in self.nodes.values() for name in nodes.experiment.names]
+        self.uses = Counter(node.digest for nodes, name in every for node in (nodes.train(name), _scores(nodes, name)))
         self.done: set[str] = set()
+        self.ended: list[str] = []
 
     def trials(self) -> dict[Key, str]:
         """Write every replicate that there is something of; their runs."""
@@ -90,7 +94,7 @@ class _Recorded:
             (cell.name, one.seed): self._trial(cell, one)
             for cell in self.report.cells
             for one in cell.replicates
-            if one.error != MISSING  # an ablation is recorded while it goes on, too
+            if one.status != "missing"  # an ablation is recorded while it goes on, too
         }
 
     def _trial(self, cell: CellRow, one: Replicate) -> str:
@@ -98,40 +102,59 @@ class _Recorded:
         marks = {CHOSEN_TAG: cell.name == report.chosen, FRONT_TAG: cell.name in report.front}
         tags = ending_tags(one.status, one.error) | {tag: "true" for tag, has in marks.items() if has}
         run = self.runs.trial(cell.name, one.seed, cell.settings, self.params[cell.name], tags)
-        for stage, folder in self.folders.get((cell.name, one.seed), {}).items():
-            self._training(run, one.seed, stage, folder)
-        for scored in one.stages:
-            self._evaluation(run, scored.stage, _by_kind(scored))
+        if one.status == "finished":
+            for name, (node, found) in self.trained((cell.name, one.seed)).items():
+                self._training(run, self.nodes[cell.name, one.seed], name, node, found)
+            for scored in one.stages:
+                self._evaluation(run, self.nodes[cell.name, one.seed], scored)
         figures = headline(_by_kind(one)) if one.status == "finished" else {}
         seconds = {"seconds": one.seconds, "training_seconds": one.training_seconds, "level": one.level}
         seconds |= {"start_seconds": one.start_seconds}
         figures |= {name: value for name, value in seconds.items() if value is not None}
         tracker.log_figures(run, figures)
-        tracker.finish(run, ENDS[one.status])
+        if tracker.client.get_run(run).info.status == "RUNNING":
+            self.ended.append(run)
+        tracker.finish(run, ENDS[one.status], seconds=one.seconds or None, keep_end=True)
         return run
 
-    def _training(self, trial: str, seed: int, stage: str, folder: Path) -> None:
-        key = f"{folder.parent.name} {self.runs.parent}"
+    def trained(self, key: Key) -> dict[str, tuple[Node, Result]]:
+        """The trainings of a replicate that finished, by stage."""
+        nodes, storage = self.nodes[key], open_storage(self.runs.experiment.store)
+        found = {}
+        for name in nodes.experiment.names:
+            result = stored(node := nodes.train(name), storage)
+            assert result is not None, f"{node.key} is not stored, of a replicate that finished"
+            found[name] = node, result
+        return found
+
+    def _training(self, trial: str, nodes: Nodes, stage: str, node: Node, found: Result) -> None:
+        key = self.runs.training_key(node)
         if key in self.done:
             return
         self.done.add(key)
-        tracker, experiment = self.runs.tracker, self.runs.experiment
-        run = tracker.known(self.runs.opened, key) or self.runs.training(
-            trial, seed, experiment, stage, node=folder.parent.name, shared=self.uses[folder] > 1
+        shared = self.uses[node.digest] > 1
+        run = self.runs.tracker.known(self.runs.opened, key) or self.runs.training(
+            trial, nodes.experiment, stage, node, shared=shared, found=found
         )
-        log_history(tracker, run, folder)
+        log_training(self.runs.tracker, run, found)
 
-    def _evaluation(self, trial: str, stage: str, scores: dict[str, dict[str, Any]]) -> None:
-        digest = _digest(stage, scores)
-        key = f"evaluate {digest[:16]} {self.runs.parent}"
-        if not scores or key in self.done:
+    def _evaluation(self, trial: str, nodes: Nodes, scored: StageScore) -> None:
+        node, scores = _scores(nodes, scored.stage), _by_kind(scored)
+        if not scores or node.digest in self.done:
             return
-        self.done.add(key)
-        parent = self.runs.parent if self.scored[digest] > 1 else trial
-        log_evaluation(self.runs.tracker, self.runs.opened, scores, stage=stage, key=key, parent=parent)
+        self.done.add(node.digest)
+        log_scores(
+            self.runs.tracker,
+            self.runs.opened,
+            scores,
+            experiment=nodes.experiment,
+            stage=scored.stage,
+            key=evaluation_key(Path(node.key).name, self.runs.parent),
+            parent=self.runs.parent if self.uses[node.digest] > 1 else trial,
+        )
 
-    def table(self) -> None:
-        """The ablation's own run: few metrics, and tables as artifacts."""
+    def record_parent(self) -> None:
+        """The ablation's own run: few metrics, tables as artifacts, and what was found as its description."""
         report, tracker, run = self.report, self.runs.tracker, self.runs.parent
         every = [one for cell in report.cells for one in cell.replicates]
         means = [mean for cell in report.cells if (mean := cell.mean("chained_fid")) is not None]
@@ -140,7 +163,8 @@ class _Recorded:
             "best_chained_fid": chosen if chosen is not None else min(means, default=None),
             "cells": len(report.cells),
             "replicates_finished": sum(one.status == "finished" for one in every),
-            "replicates_failed": sum(one.status == "failed" and one.error != MISSING for one in every),
+            "replicates_failed": sum(one.status == "failed" for one in every),
+            "replicates_to_come": sum(one.status == "missing" for one in every),
             "seconds": report.sharing.spent_seconds,
             "saved_seconds": report.sharing.saved_seconds,
         }
@@ -174,8 +198,9 @@ def _by_kind(scored: Replicate | StageScore) -> dict[str, dict[str, Any]]:
     return {kind: one.model_dump(mode="json") for kind, one in found.items() if one is not None}
 
 
-def _digest(stage: str, scores: Mapping[str, Any]) -> str:
-    return digest_of([stage, scores])
+def _scores(nodes: Nodes, stage: str) -> Node:
+    """What stands for the evaluation of a stage: it is found again by these, whatever is read out of them."""
+    return nodes.scores("chained", stage)
 
 
 def _table(report: AblationReport) -> list[dict[str, Any]]:
@@ -199,25 +224,18 @@ def _difference(cell: CellRow, metric: Metric) -> dict[str, Any]:
     return {} if found is None else found.model_dump(mode="json")
 
 
-def _register(
-    report: AblationReport,
-    runs: AblationRuns,
-    trials: Mapping[Key, str],
-    folders: Mapping[Key, Mapping[str, Path]],
-    replicates: Mapping[Key, Experiment] | None,
-) -> None:
+def _register(recorded: _Recorded, trials: Mapping[Key, str]) -> None:
     """Register the chosen cell under the first seed that finished: the best seed's scores would be too good."""
+    report, runs = recorded.report, recorded.runs
     if report.chosen is None:
         return
     cell = report.cell(report.chosen)
-    one = next((one for one in cell.finished if (cell.name, one.seed) in folders), None)
-    if one is None:
-        return
+    one = cell.finished[0]
     key = cell.name, one.seed
-    experiment = replicates[key] if replicates is not None else with_settings(runs.experiment, cell.settings)
+    experiment, trained = recorded.replicates[key], recorded.trained(key)
     chain = experiment.chain(experiment.last)
     point = ChosenPoint(
-        weights={name: str(folders[key][name]) for name in chain},
+        weights={name: str(trained[name][1].folder) for name in chain},
         sampling={name: experiment.stages[name].sampling.model_dump(mode="json") for name in chain},
         settings=cell.settings,
         scores=headline(_by_kind(one)),

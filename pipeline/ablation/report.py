@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pipeline.ablation.comparisons import POWER
 from pipeline.ablation.curves import during_figure, level_accuracy_figure, level_fid_figure, loss_figure
 from pipeline.ablation.figures import equality_figure, forest_figure, gap_figure
-from pipeline.ablation.front_figure import pareto_figure
+from pipeline.ablation.front_figure import pareto_figure, places
 from pipeline.ablation.grids import Grid, fitted
+from pipeline.ablation.level_scores import across
 from pipeline.ablation.metrics import METRICS
 from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.ablation.settings_table import settings_table
@@ -27,6 +29,7 @@ from pipeline.ablation.wording import (
     told_sharing,
     told_stages,
 )
+from pipeline.ablation.words import per_cent
 from pipeline.published.rows import rows_for
 from pipeline.published.tables import Ours, PublishedTable, ours_of, published_table
 from pipeline.report.plotting import inline
@@ -56,6 +59,10 @@ def render(report: AblationReport) -> str:
         sentences=SENTENCES,
         tables=cell_tables(report),
         lost=failures(report),
+        to_come=sum(len(cell.missing) for cell in report.cells),
+        power=per_cent(POWER),
+        across=across(report) is not None,
+        crossed=any(not place.ranked for place in places(report)),
         stages=stage_table(report),
         sweep=sweep_rows(report),
         sheets=sheets,
@@ -93,10 +100,10 @@ def _figures(report: AblationReport) -> dict[str, Figure]:
 
 def _pngs(report: AblationReport) -> Iterator[tuple[str, str, bytes]]:
     """(name, kind, PNG) of everything there is to look at, the baseline's first."""
-    for cell in [report.base, *report.others]:
+    for cell in report.in_order:
         if cell.grid_png:
             yield cell.name, "chained", cell.grid_png
-    for cell in [report.base, *report.others]:
+    for cell in report.in_order:
         if cell.oracle_png:
             yield cell.name, "oracle", cell.oracle_png
     for name, png in report.pictures.items():

@@ -1,19 +1,19 @@
 """Running an ablation: the graphs of all its replicates, in one store, so that what they share is computed once.
 
-Seed by seed: train what the cells differ in, search where they search, score. A replicate that fails is left out of
-what follows and shown as failed; the others go on. Nothing here remembers what is done: that is the graph's. So the
-same command after a kill, a new cell or a new seed computes only what is missing.
+Seed by seed: train what the cells differ in, and score those that do not search meanwhile; search; score the others. A
+replicate that fails is left out of what follows and shown as failed; the others go on. Nothing here remembers what is
+done: that is the graph's. So the same command after a kill, a new cell or a new seed computes only what is missing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.ablation.cells import Replicate, ablation_of, replicates_of
+from pipeline.ablation.failures import Failures
 from pipeline.dag import Node, ancestry, missing, stored
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SEARCHES_AT_ONCE = 1  # each has workers of its own for its trials
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
     """A replicate on its way: what it computes, and why it came no further."""
 
@@ -45,14 +45,26 @@ class Cell:
         return with_settings(declared, found.summary["chosen"])
 
     @property
-    def _declared(self) -> Nodes:
+    def declared(self) -> Nodes:
+        """As the YAML says, before any search."""
         return Nodes(self.replicate.experiment, tracking=self.tracking)
 
+    @property
+    def identity(self) -> str:
+        """The replicate by what it computes: the name of a cell may come to mean something else."""
+        nodes = [*self.trainings(), *self.searches(), *self.declared.evaluation()]
+        return f"{self.replicate.name} {digest_of([node.digest for node in nodes])[:16]}"
+
+    def before_search(self) -> list[Node]:
+        """What waits for no search: a cell without one is scored while the last others still train."""
+        return self.trainings() if self.searches() else self.targets()
+
     def trainings(self) -> list[Node]:
-        return [self._declared.train(name) for name in self.replicate.experiment.names]
+        nodes = self.declared
+        return [nodes.train(name) for name in nodes.experiment.names if name not in nodes.searched_trainings]
 
     def searches(self) -> list[Node]:
-        return [] if self.replicate.experiment.search is None else [self._declared.search()]
+        return [] if self.replicate.experiment.search is None else [self.declared.search()]
 
     def scores(self) -> list[Node]:
         return Nodes(self.experiment, tracking=self.tracking).evaluation()
@@ -61,10 +73,10 @@ class Cell:
         """All that this replicate comes to; of the scores those that its search asks for, once that is stored."""
         return [*self.trainings(), *self.searches(), *self.scores()]
 
-    def weights(self) -> dict[str, Path]:
-        """The results of its trainings by stage; they must be stored."""
-        found = {name: stored(self._declared.train(name), self.storage) for name in self.replicate.experiment.names}
-        return {name: result.folder for name, result in found.items() if result is not None}
+    def known_targets(self) -> list[Node]:
+        """As ``targets``, without scores that its search has not chosen yet."""
+        searches = self.searches()
+        return [*self.trainings(), *searches] if missing(searches, self.storage) else self.targets()
 
     def finished(self) -> bool:
         return not missing(self.targets(), self.storage)
@@ -81,12 +93,12 @@ class Ablation:
     def of(cls, experiment: Experiment) -> Ablation:
         """Raises UserError for an experiment without an ablation. Failures of an earlier run are remembered."""
         storage = open_storage(experiment.store)
-        known = _failures(experiment, storage)
+        known = Failures(storage, experiment.name).known()
         cells = []
         for replicate in replicates_of(experiment):
             cell = Cell(replicate, storage)
             if not cell.finished():
-                cell.failure = known.get(_key(replicate))
+                cell.failure = known.get(cell.identity)
             cells.append(cell)
         return cls(experiment, cells)
 
@@ -94,15 +106,42 @@ class Ablation:
     def storage(self) -> LocalStorage:
         return self.cells[0].storage
 
+    @property
+    def failures(self) -> Failures:
+        return Failures(self.storage, self.experiment.name)
+
     def compute(self, session: Session) -> Iterator[list[Cell]]:
-        """Compute what is missing; yields the cells of a batch of seeds whenever all of it is done."""
-        for cell in self.cells:
-            cell.failure = None  # what failed is tried again
+        """Compute what is missing; yields the cells of a batch of seeds whenever all of it is done.
+
+        What failed is tried again; until its batch comes it stays known as failed.
+        """
         for batch in self._batches():
-            for phase in ("trainings", "searches", "scores"):
-                self._attempt(session, [cell for cell in batch if cell.failure is None], phase)
-            self._remember_failures()
+            for cell in batch:
+                cell.failure = None
+            with self._watched(session, batch) as beside:
+                self._attempt(session, batch, "before_search", beside)
+                for phase in ("searches", "scores"):
+                    self._attempt(session, [cell for cell in batch if cell.failure is None], phase)
+            self.failures.remember({cell.identity: cell.failure for cell in batch})
             yield batch
+
+    @contextmanager
+    def _watched(self, session: Session, batch: Sequence[Cell]) -> Iterator[list[Node]]:
+        """While the block runs, have what it trains scored if that is asked for; gives what must be computed beside.
+
+        A training that several cells share is scored once, as the first of them samples. Scores of last steps have all
+        of the block to be drawn, so that the next trainings hardly wait for them.
+        """
+        watched = watched_by(batch) if self.experiment.evaluation.during is not None else {}
+        if not watched:
+            yield []
+            return
+        from pipeline.watching.together import Together
+
+        session.start_ray()
+        named = {cell.replicate.name: (cell.declared, stages) for cell, stages in watched.items()}
+        with Together(named, self.storage, session.journal.message) as watch:
+            yield watch.targets
 
     def _batches(self) -> Iterator[list[Cell]]:
         """As many seeds together as it takes to train as many stages at once as may be."""
@@ -116,11 +155,12 @@ class Ablation:
         if together:
             yield together
 
-    def _attempt(self, session: Session, cells: Sequence[Cell], phase: str) -> None:
+    def _attempt(self, session: Session, cells: Sequence[Cell], phase: str, beside: Sequence[Node] = ()) -> None:
         from pipeline.execution import attempt
 
         targets = {cell.replicate.name: getattr(cell, phase)() for cell in cells}
-        wanted = [node for nodes in targets.values() for node in nodes]
+        wanted = [*beside, *(node for nodes in targets.values() for node in nodes)]
+        wanted.sort(key=lambda node: not node.name.startswith("train/"))  # the longest begin first
         if not missing(wanted, self.storage):
             return
         session.start_ray()
@@ -129,29 +169,25 @@ class Ablation:
             self.storage,
             session.journal,
             at_once={"train": ablation_of(self.experiment).concurrency, "search": SEARCHES_AT_ONCE},
-            called=labels_of({cell.replicate: cell.targets() for cell in self.cells}),
+            called=labels_of({cell.replicate: cell.known_targets() for cell in self.cells}),
+            traces=self.failures.traces,
         )
         for cell in cells:
             lost = [failed[node.digest] for node in ancestry(targets[cell.replicate.name]) if node.digest in failed]
             cell.failure = lost[0] if lost else None
 
-    def _remember_failures(self) -> None:
-        """For a report that is written later. What other cells of this store failed with stays."""
-        known = _failures(self.experiment, self.storage)
-        for cell in self.cells:
-            known.pop(_key(cell.replicate), None)
-            if cell.failure is not None:
-                known[_key(cell.replicate)] = cell.failure
-        path = self.storage.path(_failures_file(self.experiment))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(path)
 
-
-def _key(replicate: Replicate) -> str:
-    """What a failure is remembered by: the name of a cell may come to mean something else."""
-    return f"{replicate.name} {digest_of(replicate.settings)[:16]}"
+def watched_by(cells: Sequence[Cell]) -> dict[Cell, list[str]]:
+    """The stages still to be trained, each training once: under the first of ``cells`` that asks for it."""
+    found: dict[Cell, list[str]] = {}
+    taken: set[str] = set()
+    for cell in cells:
+        absent = {node.digest for node in missing(cell.trainings(), cell.storage)} - taken
+        mine = {name: cell.declared.train(name).digest for name in cell.replicate.experiment.names}
+        if stages := [name for name, digest in mine.items() if digest in absent]:
+            found[cell] = stages
+        taken |= set(mine.values())
+    return found
 
 
 def labels_of(targets: Mapping[Replicate, Sequence[Node]]) -> Callable[[Node], str]:
@@ -170,14 +206,3 @@ def labels_of(targets: Mapping[Replicate, Sequence[Node]]) -> Callable[[Node], s
         return f"seed {mine[0].seed}, {told}: {node.name}"
 
     return called
-
-
-def _failures_file(experiment: Experiment) -> str:
-    return f"ablations/{experiment.name}/failures.json"
-
-
-def _failures(experiment: Experiment, storage: LocalStorage) -> dict[str, str]:
-    """Why replicates failed when they last ran, by ``_key``."""
-    path = storage.path(_failures_file(experiment))
-    found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-    return found

@@ -32,7 +32,7 @@ def settings_table(report: AblationReport) -> SettingsTable:
     names = short_names(paths)
     declared = {path: _declared(report.settings, path) for path in paths}
     rows = []
-    for cell in [report.base, *report.others]:
+    for cell in report.in_order:
         told = {path: told_value(value) for path, value in cell.settings.items()}
         rows.append((cell.name, [(told.get(path, declared[path]), path in told) for path in paths]))
     return SettingsTable([SettingsColumn(path, names[path], declared[path]) for path in paths], rows)

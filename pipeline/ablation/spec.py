@@ -1,8 +1,9 @@
 """What an ablation compares, as the YAML says it: named cells, seeds, a baseline. Imports no torch, Ray or NumPy.
 
 A *cell* is the experiment with some settings replaced; a *replicate* is a cell under one seed. Under one seed all cells
-have the same initial weights, order of examples and noise, in training and in evaluation, and the stages that a cell
-leaves as they are stay one training for all of them: so differences between cells are taken seed by seed.
+have the same order of examples and noise, in training and in evaluation, the same initial weights where the net is the
+same, and the stages that a cell leaves as they are stay one training for all of them: so differences between cells are
+taken seed by seed.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from pipeline.seeds import Seed
 from stages.spec_base import PositiveInt, Spec
 
 CellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+FactorName = CellName  # MLflow has a parameter of that name
 Settings = dict[str, Any]
 Metric = Literal["chained_fid", "oracle_fid", "gap", "accuracy", "recall"]
 
 FEWEST_SEEDS = 3  # of two a spread says next to nothing
+TAKEN = ("cell", "seed")  # what a replicate is called by in MLflow, so no factor of a grid can be
 
 
 class EqualClaim(Spec):
     """Two cells are held to be equal: shown by two one-sided tests against a margin, never by a lack of significance.
 
-    The margin is what a person would not mind; it is stated before anything is seen.
+    The margin is what a person would not mind; it belongs in the YAML before anything is seen.
     """
 
     cells: tuple[str, str]
@@ -37,7 +40,9 @@ class EqualClaim(Spec):
     )
 
     @model_validator(mode="after")
-    def _one_margin(self) -> EqualClaim:
+    def _two_cells_and_one_margin(self) -> EqualClaim:
+        if self.cells[0] == self.cells[1]:
+            raise ValueError(f"a claim of equality is of two cells, and both of this one are {self.cells[0]}")
         if (self.margin is None) == (self.relative_margin is None):
             raise ValueError("a claim of equality has one margin: give margin or relative_margin")
         return self
@@ -51,7 +56,7 @@ class AblationSpec(Spec):
     cells: dict[CellName, Settings] = Field(
         {}, description="Cells by name: dotted paths, as for --set, to values. An empty one is the experiment itself."
     )
-    grid: dict[str, Annotated[dict[CellName, Settings], Field(min_length=1)]] = Field(
+    grid: dict[FactorName, Annotated[dict[CellName, Settings], Field(min_length=1)]] = Field(
         {},
         description="Factors, each with named options that are settings: every combination is a cell too, called by "
         "its options joined with a hyphen.",
@@ -65,6 +70,8 @@ class AblationSpec(Spec):
         twice = [seed for number, seed in enumerate(self.seeds) if seed in self.seeds[:number]]
         if twice:
             raise ValueError(f"seeds names {twice[0]} twice; a replicate more needs another seed")
+        if taken := [name for name in self.grid if name in TAKEN]:
+            raise ValueError(f"grid: no factor can be called {taken[0]}, as every replicate has one; rename it")
         combined = self._combinations()
         if both := sorted(set(combined) & set(self.cells)):
             raise ValueError(f"cells.{both[0]} is a combination of the grid as well; give it another name")
@@ -83,12 +90,17 @@ class AblationSpec(Spec):
         return {**self.cells, **self._combinations()}
 
     def _combinations(self) -> dict[str, Settings]:
-        """Every combination of the grid's options, the last factor varying fastest; later factors win a setting."""
+        """Every combination of the grid's options, the last factor varying fastest; later factors win a setting.
+
+        ValueError for two of one name: options may have hyphens of their own.
+        """
         if not self.grid:
             return {}
         found: dict[str, Settings] = {}
         for options in product(*(factor.items() for factor in self.grid.values())):
             name = "-".join(option for option, _ in options)
+            if name in found:
+                raise ValueError(f"two combinations of the grid are called {name}; rename an option")
             found[name] = {path: value for _, settings in options for path, value in settings.items()}
         return found
 

@@ -19,27 +19,9 @@ nothing was found among few replicates is no sign of equality: that takes ``equi
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
-
-
-class Mean(NamedTuple):
-    """A mean of ``n`` values, its standard error, and the interval [low, high] around it."""
-
-    mean: float
-    error: float
-    low: float
-    high: float
-    n: int
-
-
-class Spread(NamedTuple):
-    """The standard deviation of ``n`` values (n - 1 in the denominator) and its interval, if they are normal."""
-
-    deviation: float
-    low: float
-    high: float
-    n: int
 
 
 class Paired(NamedTuple):
@@ -70,35 +52,23 @@ class Equivalence(NamedTuple):
     n: int
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Mean:
-    """The mean of n >= 2 ``values`` and its interval, mean +- t(n - 1) error. ValueError otherwise, or for NaN."""
-    mean, error, count = _moments(values, "values")
-    reach = _quantile(1 - _error_rate(confidence) / 2, count - 1) * error
-    return Mean(mean, error, mean - reach, mean + reach, count)
-
-
-def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
-    """The standard deviation s of n >= 2 ``values``; its interval is s sqrt((n - 1) / q) for the two quantiles q of
-    chi-squared with n - 1 degrees of freedom. ValueError otherwise, or for NaN.
-    """
-    from scipy.special import chdtri  # the inverse of the upper tail
-
-    _, error, count = _moments(values, "values")
-    deviation, half = error * math.sqrt(count), _error_rate(confidence) / 2
-    low, high = (deviation * math.sqrt((count - 1) / float(chdtri(count - 1, tail))) for tail in (half, 1 - half))
-    return Spread(deviation, low, high, count)
-
-
 def paired_difference(cell: Sequence[float], base: Sequence[float], *, confidence: float = 0.95) -> Paired:
     """The mean of ``cell`` - ``base``, pair by pair, by the paired t test: one comparison, not corrected for others.
 
-    Both hold one value per seed, in the same order of seeds. Where all differences are equal the error is 0, the
-    interval is a point and p is 0, or 1 where there is no difference: there, n replicates have shown no spread at all,
-    which is not to say that there is none. ValueError for fewer than 2 pairs, unequal lengths, NaN or infinity.
+    Both hold one value per seed, in the same order of seeds. Where all differences are equal, but for rounding, the
+    error is 0, the interval is a point and p is 0, or 1 where there is no difference: there, n replicates have shown no
+    spread at all, which is not to say that there is none. ValueError for fewer than 2 pairs, unequal lengths, NaN or
+    infinity.
     """
-    mean, error, count = _moments(_differences(cell, base), "pairs")
+    mean, error, count = _moments(cell, base)
     reach = _quantile(1 - _error_rate(confidence) / 2, count - 1) * error
     return Paired(mean, error, mean - reach, mean + reach, min(1.0, 2 * _tail(abs(mean), error, count - 1)), count)
+
+
+def is_found(p: float | None, confidence: float) -> bool:
+    """Whether a difference counts as found: its ``p``, adjusted by ``holm``, is at most 1 - ``confidence``. One
+    without a p, for want of seeds or of any spread between them, never does."""
+    return p is not None and p <= 1 - confidence
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -158,7 +128,7 @@ def detectable(
     Solved from the noncentral t of n - 1 degrees of freedom, whose noncentrality is sqrt(n) difference / ``deviation``
     (the standard deviation of the paired differences), at the level (1 - confidence) / ``comparisons``: what the
     correction leaves to a comparison that is the only real one (Holm's later steps see a little more). It is as
-    uncertain as the deviation: see ``spread``. ValueError for n < 2, a negative deviation, or a power outside
+    uncertain as the deviation: see above. ValueError for n < 2, a negative deviation, or a power outside
     [0.5, 1), below which the wrong direction would count.
     """
     from scipy.special import nctdtrinc
@@ -188,30 +158,29 @@ def equivalence(
     alpha = _error_rate(confidence)
     if alpha >= 0.5:
         raise ValueError(f"the confidence is {confidence} where a claim of equality needs more than 0.5")
-    mean, error, count = _moments(_differences(cell, base), "pairs")
+    mean, error, count = _moments(cell, base)
     reach = _quantile(1 - alpha, count - 1) * error
     low, high = mean - reach, mean + reach
     p = _tail(margin - abs(mean), error, count - 1)
     return Equivalence(-margin < low and high < margin, low, high, margin, p, mean, count)
 
 
-def _differences(cell: Sequence[float], base: Sequence[float]) -> list[float]:
-    if len(cell) != len(base):
-        raise ValueError(f"{len(cell)} and {len(base)} values are no pairs: both need one value for every seed")
-    return [a - b for a, b in zip(cell, base, strict=True)]
-
-
-def _moments(values: Sequence[float], what: str) -> tuple[float, float, int]:
-    """Mean, standard error of the mean and count."""
-    count = len(values)
+def _moments(cell: Sequence[float], base: Sequence[float]) -> tuple[float, float, int]:
+    """Mean of the differences, its standard error, and their count."""
+    count = len(cell)
+    if count != len(base):
+        raise ValueError(f"{count} and {len(base)} values are no pairs: both need one value for every seed")
     if count < 2:
-        raise ValueError(f"{count} {what} show no spread, so there is no interval: there must be 2 or more")
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"one of the {count} {what} is not a finite number")
-    if min(values) == max(values):
-        return values[0], 0.0, count  # exactly: a mean of equal values may be off in its last digit
-    mean = math.fsum(values) / count
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count), count
+        raise ValueError(f"{count} pairs show no spread, so there is no interval: there must be 2 or more")
+    if not all(math.isfinite(value) for value in (*cell, *base)):
+        raise ValueError(f"one of the {count} pairs is not a finite number")
+    apart = [a - b for a, b in zip(cell, base, strict=True)]
+    # 0.8 - 0.7 and 0.9 - 0.8 are one difference: what rounding does is no spread, and would look like certainty.
+    rounding = 4 * sys.float_info.epsilon * max(abs(value) for value in (*cell, *base))
+    if max(apart) - min(apart) <= rounding:
+        return (apart[0] if abs(apart[0]) > rounding else 0.0), 0.0, count
+    mean = math.fsum(apart) / count
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in apart) / (count - 1) / count), count
 
 
 def _error_rate(confidence: float) -> float:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.ablation import words
-from pipeline.ablation.curves import Figures, curve_of, swept
+from pipeline.ablation.level_scores import Curve, curve_of, level_rows, oracle_curve, points_of
 from pipeline.ablation.metrics import METRICS, mean, spread
 from pipeline.ablation.parts import AblationReport, CellRow, Difference
 from pipeline.ablation.spec import Metric
@@ -21,22 +21,26 @@ FIRST: tuple[Metric, ...] = ("chained_fid", "oracle_fid", "gap", "accuracy")  # 
 
 
 class DifferenceText(NamedTuple):
-    """A difference from the baseline in words; ``way`` is "better" or "worse" where one was found."""
+    """A difference from the baseline in words; ``way`` is "better" or "worse" where one was found, ``seeds`` how many
+    it is over where that is not all that are declared; ``flat`` where it was the same under each of them."""
 
     mean: str
     interval: str
     p: str
     detectable: str
     way: str
+    seeds: str
+    flat: bool
 
 
 class MetricText(NamedTuple):
     """A cell's value of a metric, the number to sort by, and its difference; None for the baseline or for lack of
-    seeds."""
+    seeds. ``seeds`` is how many the value is over, where finished ones lack it."""
 
     value: str
     number: float | None
     difference: DifferenceText | None
+    seeds: str
 
 
 class CellText(NamedTuple):
@@ -57,11 +61,7 @@ class CellTable(NamedTuple):
 def cell_tables(report: AblationReport) -> list[CellTable]:
     """The table of the first screen, then that of the other metrics where there are any."""
     groups = [[name for name in report.metrics if (name in FIRST) == first] for first in (True, False)]
-    return [CellTable(names, [_row(report, cell, names) for cell in _in_order(report)]) for names in groups if names]
-
-
-def _in_order(report: AblationReport) -> list[CellRow]:
-    return [report.base, *report.others]
+    return [CellTable(names, [_row(report, cell, names) for cell in report.in_order]) for names in groups if names]
 
 
 def _row(report: AblationReport, cell: CellRow, names: Sequence[Metric]) -> CellText:
@@ -81,7 +81,9 @@ def _metric(report: AblationReport, cell: CellRow, name: Metric) -> MetricText:
     middle = cell.mean(name)
     found = cell.differences.get(name)
     told = None if found is None else _difference(report, found, name)
-    return MetricText(with_spread(name, middle, cell.spread(name)), middle, told)
+    count = len(cell.values(name))
+    short = f"over {words.seeds(count)}" if 0 < count < len(cell.finished) else ""
+    return MetricText(with_spread(name, middle, cell.spread(name)), middle, told, short)
 
 
 def with_spread(name: Metric, middle: float | None, wide: float | None) -> str:
@@ -108,6 +110,8 @@ def _difference(report: AblationReport, found: Difference, name: Metric) -> Diff
         p="" if found.p is None else words.probability(found.p),
         detectable="" if found.detectable is None else words.difference(name, found.detectable),
         way=way,
+        seeds="" if found.n == len(report.seeds) else f"over {words.seeds(found.n)}",
+        flat=found.error == 0,
     )
 
 
@@ -127,7 +131,7 @@ class Lost(NamedTuple):
 
 
 def failures(report: AblationReport) -> list[Lost]:
-    """Every failed replicate, with why."""
+    """Every failed replicate, with why; those still to come are none."""
     return [
         Lost(cell.name, one.seed, one.error or "no reason was kept") for cell in report.cells for one in cell.failed
     ]
@@ -150,12 +154,12 @@ class StageTable(NamedTuple):
 
 def stage_table(report: AblationReport) -> StageTable:
     """Chained beside oracle at every stage of the chain."""
-    stages = {row.stage: row.size for cell in report.cells for one in cell.replicates for row in one.stages}
-    return StageTable(stages, [(cell.name, [_stage(cell, name) for name in stages]) for cell in _in_order(report)])
+    stages = {row.stage: row.size for cell in report.cells for one in cell.finished for row in one.stages}
+    return StageTable(stages, [(cell.name, [_stage(cell, name) for name in stages]) for cell in report.in_order])
 
 
 def _stage(cell: CellRow, name: str) -> StageText:
-    rows = [row for one in cell.replicates for row in one.stages if row.stage == name]
+    rows = [row for one in cell.finished for row in one.stages if row.stage == name]
     oracle = [row.oracle.fid for row in rows if row.oracle]
     chained, gaps = [row.chained.fid for row in rows if row.chained], [row.gap for row in rows]
     return StageText(*(estimate(mean(values), spread(values)) for values in (oracle, chained, gaps)))
@@ -177,24 +181,28 @@ class SweepRow(NamedTuple):
 def sweep_rows(report: AblationReport) -> list[SweepRow]:
     """What the curves against s show, as numbers."""
     rows: list[SweepRow] = []
-    for cell in swept(report):
-        points = [point for one in cell.finished for point in one.sweep]
-        for kind, level in sorted({(point.kind, point.level) for point in points}, key=lambda one: (one[1], one[0])):
-            facts = next(point for point in points if point.kind == kind and point.level == level)
-
-            def told(figure: Figures, kind: Any = kind, level: float = level, cell: CellRow = cell) -> str:
-                found = [at[1:] for at in curve_of(cell, kind, figure) if at[0] == level]
-                name: Metric = "accuracy" if figure == "accuracy" else "chained_fid"
-                return with_spread(name, *found[0]) if found else "–"
-
-            figures = (told("chained_fid"), told("oracle_fid"), told("accuracy"))
-            words_of_kind = KIND_NAMES[kind] if level else "either"
-            rows.append(SweepRow(cell.name, words_of_kind, level, facts.logsnr, facts.ddpm_step, *figures))
+    for cell in level_rows(report):
+        points = points_of(cell)
+        tried = sorted({(point.level, point.kind if point.level else "") for point in points})  # at s = 0 kinds are one
+        for level, kind in tried:
+            facts = next(point for point in points if point.level == level and kind in ("", point.kind))
+            chained, accuracy = curve_of(cell, facts.kind, "chained_fid"), curve_of(cell, facts.kind, "accuracy")
+            figures = (
+                _at_level(chained, level, "chained_fid"),
+                _at_level(oracle_curve(cell), level, "oracle_fid"),
+                _at_level(accuracy, level, "accuracy"),
+            )
+            told = KIND_NAMES[facts.kind] if kind else "either"
+            rows.append(SweepRow(cell.name, told, level, facts.logsnr, facts.ddpm_step, *figures))
     return rows
 
 
+def _at_level(curve: Curve, level: float, name: Metric) -> str:
+    return next((with_spread(name, middle, wide) for at, middle, wide in curve if at == level), "–")
+
+
 class CostRow(NamedTuple):
-    """Seconds of compute for a cell; ``starts`` are those of its trainings, from begin to first step."""
+    """What a cell took: by the clock its trainings of the last stage, and of these from begin to first step."""
 
     cell: CellRow
     training: str
@@ -204,9 +212,9 @@ class CostRow(NamedTuple):
 def cost_rows(report: AblationReport) -> list[CostRow]:
     """What every cell took."""
     found = []
-    for cell in _in_order(report):
-        trainings = [one.training_seconds for one in cell.replicates if one.training_seconds is not None]
-        starts = [one.start_seconds for one in cell.replicates if one.start_seconds is not None]
+    for cell in report.in_order:
+        trainings = [one.training_seconds for one in cell.finished if one.training_seconds is not None]
+        starts = [one.start_seconds for one in cell.finished if one.start_seconds is not None]
         told = "–" if not starts else clock(max(starts)) if len(starts) < 2 else _range(starts)
         found.append(CostRow(cell, clock(sum(trainings) / len(trainings)) if trainings else "–", told))
     return found

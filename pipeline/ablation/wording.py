@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.ablation import words
-from pipeline.ablation.curves import curve_of, swept
 from pipeline.ablation.front_figure import places
+from pipeline.ablation.level_scores import Figures, curve_of, kinds_of, level_rows
 from pipeline.ablation.metrics import METRICS
-from pipeline.ablation.parts import AblationReport, CellRow
+from pipeline.ablation.parts import AblationReport, CellRow, Difference
+from pipeline.ablation.spec import Metric
 from pipeline.ablation.tables import stage_table
+from pipeline.report.search_parts import KIND_NAMES
 from pipeline.report.wording import clock, number, share
 
 
@@ -21,18 +23,14 @@ def told_differences(report: AblationReport) -> str:
     for metric in report.metrics:
         found = {cell.name: cell.differences[metric] for cell in report.others if metric in cell.differences}
         if found:
-            told = [f"{name} {words.difference(metric, one.mean)}{_between(report, metric, name)}" for name, one in
+            told = [f"{name} {words.difference(metric, one.mean)}{_between(metric, one)}" for name, one in
                     found.items()]  # fmt: skip
             return f"{METRICS[metric].name}, {'; '.join(told)}. The table above has the other metrics."
     return "none."
 
 
-def _between(report: AblationReport, metric: str, name: str) -> str:
-    one = next(found for key, found in report.cell(name).differences.items() if key == metric)
-    if one.low is None or one.high is None:
-        return ""
-    key = next(known for known in METRICS if known == metric)
-    return f" {words.interval(key, one.low, one.high)}"
+def _between(metric: Metric, one: Difference) -> str:
+    return "" if one.low is None or one.high is None else f" {words.interval(metric, one.low, one.high)}"
 
 
 def told_equalities(report: AblationReport) -> str:
@@ -50,22 +48,27 @@ def told_stages(report: AblationReport) -> str:
 
 def told_front(report: AblationReport) -> str:
     """Where the cells lie, and which of them are on the front."""
-    found = "; ".join(f"{cell.name} FID {number(fid)}, accuracy {share(value)}" for cell, fid, value in places(report))
+    found = "; ".join(
+        f"{one.cell.name} FID {number(one.fid)}, accuracy {share(one.accuracy)}{'' if one.ranked else ', lacks seeds'}"
+        for one in places(report)
+    )
     return f"{found}. On the front: {words.listed(report.front) if report.front else 'none'}."
 
 
-def told_levels(report: AblationReport, figure: str) -> str:
-    """The best level of every cell that was swept."""
-    found = "; ".join(_best(cell, figure) for cell in swept(report))
+def told_levels(report: AblationReport, figure: Figures) -> str:
+    """The best level and kind of every curve's panel."""
+    found = "; ".join(told for cell in level_rows(report) if (told := _best(cell, figure)))
     return f"best at {found}."
 
 
-def _best(cell: CellRow, figure: str) -> str:
-    if figure == "accuracy":
-        level, value, _ = max(curve_of(cell, None, "accuracy"), key=lambda at: at[1], default=(0.0, None, 0.0))
-        return f"s = {level:g} for {cell.name} with {share(value)}"
-    level, value, _ = min(curve_of(cell, None, "chained_fid"), key=lambda at: at[1], default=(0.0, None, 0.0))
-    return f"s = {level:g} for {cell.name} with {number(value)}"
+def _best(cell: CellRow, figure: Figures) -> str:
+    found = [(middle, level, kind) for kind in kinds_of(cell) for level, middle, _ in curve_of(cell, kind, figure)]
+    if not found:
+        return ""
+    best = (max if figure == "accuracy" else min)(found, key=lambda one: one[0])
+    value, level, kind = best
+    told = share(value) if figure == "accuracy" else number(value)
+    return f"s = {level:g}{f', {KIND_NAMES[kind]},' if level else ''} for {cell.name} with {told}"
 
 
 def told_losses(report: AblationReport) -> str:
@@ -89,8 +92,8 @@ def _sharing(report: AblationReport) -> Iterator[str]:
     sharing = report.sharing
     if sharing.spent_seconds is not None and sharing.separate_seconds is not None:
         yield (
-            f"All replicates together took {clock(sharing.spent_seconds)} of compute; as separate experiments they "
-            f"would have taken {clock(sharing.separate_seconds)}."
+            f"All replicates together took {clock(sharing.spent_seconds)} of {sharing.device or 'device'} time; as "
+            f"separate experiments they would have taken {clock(sharing.separate_seconds)}."
         )
     if sharing.saved_seconds:
         whole = sharing.separate_seconds

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ablation.run import Ablation
+from pipeline.addresses import without_secret, without_secrets
 from pipeline.dag import ancestry, missing
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.outputs import check_file, users_choice, write_whole
 
 if TYPE_CHECKING:
     from pipeline.ablation.opened_runs import OpenedAblation
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 def plan_ablation(experiment: Experiment) -> dict[str, Any]:
     """What is there and what is missing, replicate by replicate. Starts nothing.
 
-    Scores of a replicate whose search is still to come are planned with the settings of the YAML.
+    Scores of a replicate whose search is still to come are planned with the settings of the YAML: what it will compute
+    is then "estimated". "failed" is why a replicate failed last time; it would be tried again.
     """
     ablation = Ablation.of(experiment)
     known: set[str] = set()
@@ -42,10 +45,11 @@ def plan_ablation(experiment: Experiment) -> dict[str, Any]:
                 "to_compute": len(new),
                 "shared": len(absent) - len(new),
                 "trains": [name.removeprefix("train/") for name in new if name.startswith("train/")],
+                "estimated": bool(missing(cell.searches(), cell.storage)),
                 "failed": cell.failure,
             }
         )
-    return {"experiment": experiment.model_dump(mode="json"), "replicates": rows}
+    return {"experiment": without_secrets(experiment.model_dump(mode="json")), "replicates": rows}
 
 
 def run_ablation(experiment: Experiment, *, events: Events, command: str, program: Sequence[str]) -> dict[str, Any]:
@@ -72,22 +76,22 @@ def run_ablation(experiment: Experiment, *, events: Events, command: str, progra
 def report_ablation(
     experiment: Experiment, *, path: Path | None, command: str, program: Sequence[str]
 ) -> dict[str, Any]:
-    """Write the report of what is stored. Raises UserError where nothing is."""
+    """Write the report of what is stored. Raises UserError where nothing is, or ``path`` cannot be written."""
     from pipeline.ablation.collecting import collect_ablation
 
+    check_file(path)
     ablation = Ablation.of(experiment)
     report = collect_ablation(ablation, created=time.time(), command=command, program=program)
-    return figures_of(report) | {"report": str(write_report(report, path or _report_path(ablation)))}
+    with users_choice(path):
+        written = write_report(report, path or _report_path(ablation))
+    return figures_of(report) | {"report": str(written)}
 
 
 def write_report(report: AblationReport, path: Path) -> Path:
     """The report as one HTML file at ``path``, which a reader never finds half written."""
     from pipeline.ablation.report import render
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(render(report), encoding="utf-8")
-    return temporary.replace(path)
+    return write_whole(path, render(report))
 
 
 def _report_path(ablation: Ablation) -> Path:
@@ -143,16 +147,16 @@ class _Tracked:
             experiment=ablation.experiment,
             html=path,
             identity=self.identity,
-            folders={key: cell.weights() for key, cell in finished.items()},
             replicates={key: cell.experiment for key, cell in finished.items()},
         )
-        return figures_of(report) | {"report": str(path), "tracking": self.opened.uri}
+        return figures_of(report) | {"report": str(path), "tracking": without_secret(self.opened.uri)}
 
 
 @contextmanager
 def _tracked(ablation: Ablation) -> Iterator[_Tracked]:
-    """Open the runs of ``ablation``, of which its trainings are told; where the block fails, they end as failed."""
+    """Open the runs of ``ablation``, of which its trainings are told; what is open at the end of the block ends too."""
     from pipeline.ablation.opened_runs import close_ablation, open_ablation
+    from pipeline.tracking.runs import status_of
     from pipeline.workflow import tracking_uri
 
     experiment = ablation.experiment
@@ -166,5 +170,6 @@ def _tracked(ablation: Ablation) -> Iterator[_Tracked]:
     try:
         yield _Tracked(ablation, identity, opened)
     except BaseException as error:
-        close_ablation(opened, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        close_ablation(opened, status_of(type(error)))
         raise
+    close_ablation(opened, "FAILED")  # trainings of replicates that failed: all others ended when they were recorded

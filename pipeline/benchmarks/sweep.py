@@ -26,12 +26,14 @@ from pipeline.dag import stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.search.budget import Ledger, prefix_of
+from pipeline.search.choice import best_of
+from pipeline.search.proposals import proposals_of, with_drawn_lists
 from pipeline.search.spec import listed
 from pipeline.search.trials import targets_of
 from pipeline.storage import open_storage
 from pipeline.sweep.actors import ActorPool
-from pipeline.sweep.proposals import proposals_of, with_drawn_lists
-from pipeline.sweep.run import Budget, Sweep
+from pipeline.sweep.run import Sweep
 from pipeline.sweep.sharing import Costs, counted, of_stage
 
 BOUND = 1.10  # times what is reckoned from P and R
@@ -70,9 +72,11 @@ def swept(experiment: Experiment, pool: ActorPool, stage: str, fixed: dict[str, 
     assert search is not None, "the benchmark has a search section"
     paths = [path for path in search.space if path.split(".")[1] == stage]
     cpu, here = pool.cpu, time.process_time()
+    storage = open_storage(experiment.store)
+    ledger = Ledger(storage, prefix_of(experiment, search), search.budget, experiment.resources)
     sweep = Sweep(
-        with_drawn_lists(experiment), stage, paths, fixed, proposals_of(search, paths),
-        open_storage(experiment.store), pool, Budget(search.budget), lambda done, total: None,
+        with_drawn_lists(experiment), stage, paths, fixed, proposals_of(search, paths), storage, pool, ledger,
+        lambda done, total: None,
     )  # fmt: skip
     found = sweep.run()
     assert all(point["status"] == "finished" for point in found["points"]), found["points"][0]["error"]
@@ -167,7 +171,7 @@ def _round_by_round(experiment: Experiment, concurrency: int) -> list[dict[str, 
     pool, fixed, rows = ActorPool(concurrency, {"CPU": 1.0}), dict[str, Any](), []
     for stage in experiment.names[1:]:
         found, _ = swept(experiment, pool, stage, fixed)
-        fixed |= min(found["points"], key=lambda point: point["objective"])["settings"]
+        fixed |= found["points"][best_of(found["points"])]["settings"]
         rows.append({"stage": stage, **found["sharing"], "shared": found["shared"]})
     pool.close()
     return rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.addresses import without_secrets
 from pipeline.collecting.memorisation import memorisation_of
 from pipeline.collecting.searches import searches_of
 from pipeline.data.datasets import data_place
@@ -72,7 +73,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
             for node in outcome.nodes
             if node.name in outcome.results
         ],
-        settings=declared.model_dump(mode="json"),
+        settings=without_secrets(declared.model_dump(mode="json")),
     )
 
 

@@ -10,7 +10,7 @@ from pipeline.experiment_spec import Experiment
 from pipeline.levels import facts_of_level
 from pipeline.outcome import Outcome
 from pipeline.report.plotting import finite
-from pipeline.report.search_parts import Place, SearchPoint, SearchSection, Times
+from pipeline.report.search_parts import Place, SearchPoint, SearchSection, Times, end_of
 from pipeline.report.setting_names import differing
 from pipeline.tuning.costs import time_use
 
@@ -28,10 +28,11 @@ def searches_of(outcome: Outcome) -> list[SearchSection]:
 
 def sections_of(experiment: Experiment, summary: Mapping[str, Any]) -> list[SearchSection]:
     """A section for each round of ``summary``, the result of the search of ``experiment``."""
-    return [_section(experiment, found) for found in summary["rounds"]]
+    spent = summary.get("spent", {})
+    return [_section(experiment, found, spent) for found in summary["rounds"]]
 
 
-def _section(experiment: Experiment, found: Mapping[str, Any]) -> SearchSection:
+def _section(experiment: Experiment, found: Mapping[str, Any], spent: Mapping[str, float]) -> SearchSection:
     points = found["points"]
     varied = differing([point["settings"] for point in points])
     matching = [n for n, point in enumerate(points) if point["settings"] == found["chosen"] and not point["error"]]
@@ -54,6 +55,8 @@ def _section(experiment: Experiment, found: Mapping[str, Any]) -> SearchSection:
         times=_times(points) if found.get("kind") == "training" else None,
         budget_hours=budget.hours if budget else None,
         budget_gpu_hours=budget.gpu_hours if budget else None,
+        spent_hours=spent.get("hours"),
+        spent_gpu_hours=spent.get("gpu_hours"),
     )
 
 
@@ -67,7 +70,7 @@ def _point(
     }  # fmt: skip
     return SearchPoint(
         settings={path: point["settings"].get(path) for path in varied},
-        status=point.get("status", "failed" if point["error"] else "finished"),
+        status=end_of(point),
         error=point["error"] or "",
         objective=point["objective"],
         samples=point.get("samples") or (point.get("chained") or {}).get("samples"),

@@ -59,8 +59,8 @@ class PublishedRow(_Strict):
     told; ``inception_score_std`` its spread over splits; ``cas_*`` shares in [0, 1]. Its terms are ``samples`` (of
     FID), ``extractor``, ``guidance``, ``resize`` (of the reference) and ``conditional`` (on the class), with None for
     what was not told. ``kind`` "upsampler" was given real low-res images. ``study`` tells results from steps of an
-    ablation. ``source`` says where the figures were seen, ``sure`` how sure that is; those in ``unverified`` are from
-    memory whatever ``sure`` says.
+    ablation. ``source`` says where the figures were seen, ``sure`` how sure that is; those in ``unverified``, or the
+    reference set of an FID there, are from memory whatever ``sure`` says.
     """
 
     model: str
@@ -112,7 +112,7 @@ class PublishedRow(_Strict):
         return "validation images" if self.fid is None and self.fid_val is not None else "not told"
 
     def verified(self, figure: str) -> bool:
-        """Whether a figure was read somewhere, and is not from memory."""
+        """Whether a figure was read somewhere, with what an FID is to, and is not from memory."""
         return self.sure in ("read", "second_hand") and figure not in self.unverified
 
 

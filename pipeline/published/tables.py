@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipeline.published.rows import GUIDED, KINDS, SURE, PublishedRow, library, published_set, sizes_of
 from pipeline.published.terms import incomparable, incomparable_cas, untold
+from pipeline.report.notes import Notes
 from pipeline.report.score_tables import extractor_words
 from pipeline.report.scores import ClassificationScore, Scores
 from pipeline.report.wording import estimate, number
@@ -105,7 +106,7 @@ def published_table(
     columns = [column for column in _COLUMNS if any(column.published(row) != "–" for row in found)]
     reasons = [_reasons(row, shown, count) for row in found]
     common = [one for one in reasons[0] if all(one in others for others in reasons)] if reasons else []
-    notes = _Notes()
+    notes = Notes()
     lines = [_line(row, columns, why, common, notes) for row, why in zip(found, reasons, strict=True)]
     cas = [why for row in found for one in shown for why in incomparable_cas(row, one.cas, classes=count)]
     terms = list(dict.fromkeys(_terms(one.passport) for one in shown))
@@ -126,17 +127,6 @@ def published_table(
     )
 
 
-class _Notes:
-    """Sentences, numbered from 1 as they are first asked for."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def mark(self, text: str) -> int:
-        sentence = f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
-        return self.numbers.setdefault(sentence, len(self.numbers) + 1)
-
-
 def _reasons(row: PublishedRow, ours: Sequence[Ours], classes: int | None) -> list[str]:
     """Why the scores of ours that are of the row's kind cannot stand beside it: the union over them."""
     fit = [one for one in ours if one.kind == _FITS.get(row.kind, "chained")] or list(ours[:1])
@@ -144,7 +134,7 @@ def _reasons(row: PublishedRow, ours: Sequence[Ours], classes: int | None) -> li
 
 
 def _line(
-    row: PublishedRow, columns: Sequence[_Column], reasons: Sequence[str], common: Sequence[str], notes: _Notes
+    row: PublishedRow, columns: Sequence[_Column], reasons: Sequence[str], common: Sequence[str], notes: Notes
 ) -> Line:
     remarks = [row.note] if row.note else []
     if row.conditional is None:
@@ -162,10 +152,14 @@ def _line(
         cells=[column.published(row) for column in columns],
         beside="no" if reasons else "as far as is told",
         sure=SURE[row.sure],
-        name_marks=[notes.mark(remark) for remark in remarks],
-        beside_marks=[notes.mark(why) for why in about],
-        sure_marks=[notes.mark(f"{row.paper}. Figures from: {row.source}")],
+        name_marks=[notes.mark(_sentence(remark)) for remark in remarks],
+        beside_marks=[notes.mark(_sentence(why)) for why in about],
+        sure_marks=[notes.mark(_sentence(f"{row.paper}. Figures from: {row.source}"))],
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _own_line(one: Ours, columns: Sequence[_Column], terms: str) -> Line:

@@ -18,7 +18,6 @@ from pipeline.scoring.passport import Passport, ReferenceMark
 INCEPTION = ("inception", "2048")  # extractor and layer that published FID is of
 # Of weights-inception-2015-12-05-6726825d.pth: its name has the first digits.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-CUSTOM_SAMPLES = 50_000  # what published FID is of where nothing else is told
 CAS_NET, CAS_EPOCHS = "ResNet-50", 90
 _SMALL_JPEG = re.compile(r"stored as (\d+)-jpeg")
 _UNTOLD_RESIZE = ("as they are", "statistics as the file holds them")  # a reference that came from elsewhere
@@ -86,12 +85,10 @@ def _extractor(passport: Passport) -> Iterator[str]:
 
 
 def _samples(row: PublishedRow, passport: Passport) -> Iterator[str]:
-    source = passport.source
-    theirs = row.samples or CUSTOM_SAMPLES
-    if passport.samples < theirs:
-        yield f"your FID is of {passport.samples:,} samples, theirs of {theirs:,}, and fewer samples have a higher FID"
-    elif passport.samples > theirs and row.samples is not None:
-        yield f"your FID is of {passport.samples:,} samples, theirs of {theirs:,}"
+    source, theirs = passport.source, row.samples
+    if theirs is not None and passport.samples != theirs:
+        fewer = ", and fewer samples have a higher FID" if passport.samples < theirs else ""
+        yield f"your FID is of {passport.samples:,} samples, theirs of {theirs:,}{fewer}"
     if passport.size != row.size:
         yield f"your images are judged at {passport.size} px, theirs at {row.size} px"
     given_real = row.kind == "upsampler"

@@ -7,119 +7,132 @@ of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.addresses import without_secrets
+from pipeline.dag import stored
+from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome
-from pipeline.recording.scores import (
-    comparison_of,
-    headline,
-    metrics_of,
-    passport_tags,
-    passports_of,
-    summaries_of,
-)
+from pipeline.recording.runs import NOTE_TAG, evaluation_key, log_evaluation, log_training, open_training
+from pipeline.recording.scores import comparison_of, headline, metrics_of, passports_of, summaries_of
 from pipeline.recording.searches import record_search
+from pipeline.recording.settings import evaluation_params
 from pipeline.revision import git_revision
+from pipeline.storage import open_storage
 from pipeline.tracking.addresses import absolute_uri
-from pipeline.tracking.runs import Tracker
+from pipeline.tracking.runs import Status, Tracker
 from pipeline.trained_nodes import Tracking
 
 if TYPE_CHECKING:
     from pipeline.report.parts import Report, StageSection
 
 
-def open_runs(experiment: Experiment, uri: str, identity: str) -> tuple[str, Tracking]:
-    """The parent run of this experiment (found by ``identity``) and a child per stage."""
-    tracker = Tracker(uri)
-    opened = tracker.open_experiment(experiment.name)
-    parent = tracker.run(
-        opened,
-        name=experiment.name,
-        kind="experiment",
-        key=f"experiment {identity}",
-        params=_parameters(experiment),
-        tags={"rayfall.git": git_revision(), "mlflow.note.content": experiment.description},
-    )
-    tracker.log_dict(parent, experiment.model_dump(mode="json"), "experiment.json")
-    runs = {}
-    for name, stage in experiment.stages.items():
-        training = {f"training.{key}": value for key, value in stage.training.model_dump(mode="json").items()}
-        runs[name] = tracker.run(
+@dataclass(frozen=True)
+class ExperimentRuns:
+    """The runs of an experiment while a command is at work on it: the parent, and where trainings log."""
+
+    experiment: Experiment
+    parent: str
+    tracking: Tracking
+
+    @classmethod
+    def open(cls, experiment: Experiment, uri: str, stages: Sequence[str]) -> ExperimentRuns:
+        """Open the parent, found again by what is declared, and a child for each of ``stages``, to be trained so."""
+        tracker, storage, nodes, runs = Tracker(uri), open_storage(experiment.store), Nodes(experiment), {}
+        # Of what is declared, not of what the search will choose: the same command must find the same runs again. Of
+        # settings and not of nodes: those of the evaluation ask for weights files that training does without.
+        elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
+        identity = digest_of([experiment.model_dump(mode="json", exclude=elsewhere), nodes.data.identity])
+        opened = tracker.open_experiment(experiment.name)
+        parent = tracker.run(
             opened,
-            name=f"train/{name}",
-            kind="stage",
-            key=f"train {name} {identity}",
-            parent=parent,
-            params={"size": stage.size, "seed": experiment.seed, **training},
+            name=experiment.name,
+            kind="experiment",
+            key=f"experiment {identity}",
+            params=_parameters(experiment),
+            tags={"rayfall.git": git_revision(), NOTE_TAG: experiment.description},
         )
-    return parent, Tracking(absolute_uri(uri), runs)
+        tracker.log_dict(parent, without_secrets(experiment.model_dump(mode="json")), "experiment.json")
+        for name in stages:
+            found, key = stored(nodes.train(name), storage), f"train {name} {identity}"
+            runs[name] = open_training(tracker, opened, experiment, name, key=key, parent=parent, found=found)
+        return cls(experiment, parent, Tracking(absolute_uri(uri), runs))
+
+    def close(self, status: Status, *, computed: bool) -> None:
+        """End the parent with ``status``, and the stages' runs: those whose training is stored as FINISHED, whole.
+
+        Where nothing was ``computed`` the parent keeps its end.
+        """
+        tracker, storage = Tracker(self.tracking.uri), open_storage(self.experiment.store)
+        nodes = Nodes(self.experiment, tracking=self.tracking)
+        if self.experiment.evaluation.during is not None and status == "FINISHED":
+            from pipeline.watching.run import track_curves
+
+            track_curves(nodes, storage)
+        for name, run in self.tracking.runs.items():
+            if (found := stored(nodes.train(name), storage)) is not None:
+                log_training(tracker, run, found)
+            else:
+                tracker.end_open(run, status)
+        tracker.finish(self.parent, status, keep_end=not computed)
+
+    def record(self, outcome: Outcome) -> dict[str, str]:
+        """Write the search and all scores that there are under the parent; the runs of the evaluations by stage."""
+        tracker, experiment = Tracker(self.tracking.uri), outcome.experiment
+        opened, runs = tracker.open_experiment(experiment.name), {}
+        for name in experiment.names:
+            if outcome.scores("chained", name) is None:
+                continue
+            runs[name] = _evaluation(tracker, opened, self.parent, outcome, name)
+            tracker.finish(runs[name])
+            figures = {f"{name}.{key}": value for key, value in metrics_of(outcome, name).items()}
+            few = headline(summaries_of(outcome, name)) if name == experiment.last else {}
+            tracker.log_figures(self.parent, {**figures, **few})
+        if len(runs) == len(experiment.names):
+            tracker.log_figures(self.parent, comparison_of(outcome))
+        record_search(tracker, opened, self.parent, outcome)
+        return runs
+
+    def record_report(self, report: Report, html: Path, evaluations: Mapping[str, str]) -> None:
+        """Write the page and its figures under the parent, and samples under the ``evaluations`` of ``record``."""
+        from pipeline.report.writing import figure_files
+
+        tracker = Tracker(self.tracking.uri)
+        for section in report.stages:
+            _log_grids(tracker, evaluations[section.name], section)
+        tracker.log_file(self.parent, html)
+        for name, svg in figure_files(report).items():
+            tracker.log_text(self.parent, svg, f"figures/{name}")
 
 
 def _parameters(experiment: Experiment) -> dict[str, Any]:
     """Few and flat, so that MLflow's compare view is of use at once."""
     found: dict[str, Any] = {"seed": experiment.seed, "evaluation.samples": experiment.evaluation.samples}
     for name, stage in experiment.stages.items():
-        found |= {f"{name}.size": stage.size, f"{name}.steps": stage.training.steps}
+        found |= {f"{name}.size": stage.size, f"{name}.training.steps": stage.training.steps}
     return found
 
 
-def close_runs(tracking: Tracking, parent: str, status: str) -> None:
-    """End the parent and the stages' runs as "FAILED" or "FINISHED"."""
-    tracker = Tracker(tracking.uri)
-    for run in [*tracking.runs.values(), parent]:
-        tracker.finish(run, "FAILED" if status == "FAILED" else "FINISHED")
-
-
-def record(outcome: Outcome, report: Report, tracking: Tracking, parent: str, html: Path) -> None:
-    """Write stages, evaluation, search, grids and the report under ``parent``, then end the runs."""
-    from pipeline.history import open_buffer, read_history, replay
-    from pipeline.report.writing import figure_files
-
-    tracker = Tracker(tracking.uri)
-    experiment = outcome.experiment
-    opened = tracker.open_experiment(experiment.name)
-    for section in report.stages:
-        name = section.name
-        buffer = open_buffer(tracking.uri, tracking.runs[name])
-        replay(buffer, read_history(outcome.results[f"train/{name}"].folder))
-        buffer.flush()
-        metrics = metrics_of(outcome, name)
-        run = _evaluation(tracker, opened, parent, outcome, name)
-        few = headline(summaries_of(outcome, name))
-        tracker.log_figures(run, {**metrics, **few})
-        _log_grids(tracker, run, section)
-        tracker.finish(run)
-        figures = {f"{name}.{key}": value for key, value in metrics.items()}
-        tracker.log_figures(parent, {**figures, **(few if name == experiment.last else {})})
-    tracker.log_figures(parent, comparison_of(outcome))
-    record_search(tracker, opened, parent, outcome)
-    tracker.log_file(parent, html)
-    for name, svg in figure_files(report).items():
-        tracker.log_text(parent, svg, f"figures/{name}")
-    close_runs(tracking, parent, "FINISHED")
-
-
 def _evaluation(tracker: Tracker, opened: str, parent: str, outcome: Outcome, name: str) -> str:
-    """The run of the scores of stage ``name``, found by their place in the store, with the passports of its rows."""
-    experiment, passports = outcome.experiment, passports_of(outcome, name)
-    run = tracker.run(
+    """The run of everything that was measured of stage ``name``."""
+    experiment, chained = outcome.experiment, outcome.results[f"scores/chained/{name}"]
+    return log_evaluation(
+        tracker,
         opened,
-        name=f"evaluate/{name}",
-        kind="evaluation",
-        key=f"{outcome.results[f'scores/chained/{name}'].folder.parent.name} {parent}",
+        metrics_of(outcome, name),
+        passports_of(outcome, name),
+        stage=name,
+        params=evaluation_params(experiment, name, experiment.evaluation.samples),
+        key=evaluation_key(chained.folder.parent.name, parent),
         parent=parent,
-        params={
-            **experiment.stages[name].sampling.model_dump(mode="json"),
-            "samples": experiment.evaluation.samples,
-        },
-        tags=passport_tags(passports["chained"]),
     )
-    tracker.log_dict(run, passports, "passports.json")
-    return run
 
 
 def _log_grids(tracker: Tracker, run: str, section: StageSection) -> None:

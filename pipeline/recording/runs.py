@@ -1,15 +1,17 @@
-"""Runs that the recordings of searches and of ablations both write: evaluations, trainings; and the tags of trials."""
+"""Runs that the recordings of experiments, searches and ablations all write: evaluations, trainings; tags of trials."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from pipeline.dag import Result
+from pipeline.experiment_spec import Experiment
 from pipeline.history import open_buffer, read_history, replay
-from pipeline.recording.scores import all_figures, headline, passport_tags, passports_in
+from pipeline.recording.scores import all_figures, passport_tags, passports_in
+from pipeline.recording.settings import evaluation_params, training_params
 from pipeline.tracking.runs import Status, Tracker
 
 STATUS_TAG, CHOSEN_TAG, FRONT_TAG, ERROR_TAG = "rayfall.status", "rayfall.chosen", "rayfall.front", "rayfall.error"
@@ -24,38 +26,95 @@ def ending_tags(status: str, error: str | None) -> dict[str, str | None]:
     return {STATUS_TAG: status, ERROR_TAG: told or None}
 
 
-def log_evaluation(
-    tracker: Tracker, opened: str, scores: Mapping[str, Mapping[str, Any]], *, stage: str, key: str, parent: str
-) -> None:
-    """The run of an evaluation of ``stage``, by kind of images: every figure, and the passports.
+def evaluation_key(scores: str, parent: str) -> str:
+    """The key of an evaluation by what its chained ``scores`` are called in the store: another version of the code that
+    reads them finds it again."""
+    return f"{scores} {parent}"
 
-    ``key`` stands for these very scores: what is there already is whole.
-    """
-    if tracker.known(opened, key, finished=True):
-        return
-    passports = passports_in(scores)
-    samples = [one["samples"] for one in scores.values() if one.get("samples") is not None]
+
+def log_scores(
+    tracker: Tracker,
+    opened: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    *,
+    experiment: Experiment,
+    stage: str,
+    key: str,
+    parent: str,
+) -> None:
+    """The run of an evaluation that is nothing but ``scores``, by kind of images: what is there already is whole."""
+    if tracker.known(opened, key, finished=True) is None:
+        samples = [one["samples"] for one in scores.values() if one.get("samples") is not None]
+        params = evaluation_params(experiment, stage, samples[0] if samples else None)
+        figures, passports = all_figures(scores), passports_in(scores)
+        run = log_evaluation(tracker, opened, figures, passports, stage=stage, params=params, key=key, parent=parent)
+        tracker.finish(run)
+
+
+def log_evaluation(
+    tracker: Tracker,
+    opened: str,
+    figures: Mapping[str, float],
+    passports: Mapping[str, Mapping[str, Any]],
+    *,
+    stage: str,
+    params: Mapping[str, str],
+    key: str,
+    parent: str,
+) -> str:
+    """The run of an evaluation of ``stage`` with its figures and passports; left open where it was, or is new."""
+    tags = passport_tags(passports["chained"]) if "chained" in passports else {}
     run = tracker.run(
         opened,
         name=f"evaluate/{stage}",
         kind="evaluation",
         key=key,
         parent=parent,
-        params={"stage": stage, "samples": samples[0] if samples else None},
-        tags=passport_tags(passports["chained"]) if "chained" in passports else {},
+        params=params,
+        tags=tags,
+        reopen=False,
     )
-    tracker.log_figures(run, {**all_figures(scores), **headline(scores)})
+    tracker.log_figures(run, figures)
     if passports:
         tracker.log_dict(run, passports, "passports.json")
-    tracker.finish(run)
+    return run
 
 
-def log_history(tracker: Tracker, run: str, folder: Path) -> None:
-    """Give the run of a training what it lacks of the history in ``folder``, and end it."""
+def open_training(
+    tracker: Tracker,
+    opened: str,
+    experiment: Experiment,
+    stage: str,
+    *,
+    key: str,
+    parent: str,
+    found: Result | None,
+    name: str | None = None,
+) -> str:
+    """The run of a training of ``stage``, of which the store has ``found``; open unless it was recorded as finished."""
+    return tracker.run(
+        opened,
+        name=name or f"train/{stage}",
+        kind="stage",
+        key=key,
+        parent=parent,
+        params=training_params(experiment, stage),
+        seconds=0.0 if found is None else _seconds(found),
+        reopen=False,
+    )
+
+
+def log_training(tracker: Tracker, run: str, found: Result, status: Status = "FINISHED") -> None:
+    """Give the run of a training that is stored what it lacks of its history, and end it."""
     buffer = open_buffer(tracker.uri, run)
-    replay(buffer, read_history(folder))
+    replay(buffer, read_history(found.folder))
     buffer.flush()
-    tracker.finish(run)
+    tracker.finish(run, status, seconds=_seconds(found))
+
+
+def _seconds(found: Result) -> float:
+    """How long a training took, with what came before it was resumed."""
+    return float(found.summary.get("seconds", found.seconds))
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

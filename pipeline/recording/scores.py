@@ -1,9 +1,9 @@
 """The figures of an outcome as MLflow takes them: flat metrics, passports, tags. No MLflow here.
 
 The few of ``headline`` have the same names in every run, so that runs of any kind stand side by side; an evaluation has
-all others beside them. What was not taken or was refused has no metric. "accuracy" is that of samples under the judge,
-which was trained on real images; "cas_top1" and "cas_top5" are the classification accuracy score. One never has the
-other's name.
+all others beside them, each figure under one name. What was not taken or was refused has no metric. "accuracy" is that
+of samples under the judge, which was trained on real images; "cas_top1" and "cas_top5" are the classification accuracy
+score. One never has the other's name.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.comparing import gap_refusal
-from pipeline.outcome import Outcome, cascades_of, gap_error_of, gap_of
+from pipeline.comparing import FidScore, fid_gap
+from pipeline.outcome import Outcome, cascades_of, gap_error_of
 from pipeline.scoring.passport import Passport
 
 OWN = ("accuracy", "kid", "precision", "recall")  # of the headline, under the names that scores give them
@@ -23,14 +23,12 @@ TAGGED = ("samples", "reference.digest", "extractor.name", "extractor.sha256", "
 
 
 def metrics_of(outcome: Outcome, name: str) -> dict[str, float]:
-    """The flat metrics of stage ``name``: chained_fid, oracle_kid, real_recall, chained_dinov2_fid, gap_fid,
+    """The flat metrics of stage ``name``: chained_fid, kid, oracle_kid, real_recall, chained_dinov2_fid, gap,
     chained_cas_top1, real_cas_top1, chain_colour_drift, restoration_psnr, bound_bits_per_dim and so on."""
     summaries = summaries_of(outcome, name)
     found = all_figures(summaries)
-    if (gap := gap_of(summaries)) is not None:
-        found["gap_fid"] = gap
-        if (error := gap_error_of(summaries)) is not None:
-            found["gap_fid_error"] = error
+    if (error := gap_error_of(summaries)) is not None:
+        found["gap_error"] = error
     for kind in BESIDE:
         if (result := outcome.results.get(f"{kind}/{name}")) is not None:
             found |= prefixed(kind, result.summary)
@@ -43,13 +41,15 @@ def summaries_of(outcome: Outcome, name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def all_figures(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Every single figure of ``scores`` (by kind of images) as kind_figure, of further scorers kind_scorer_figure."""
+    """Every single figure of ``scores`` (by kind of images) as kind_figure, of further scorers kind_scorer_figure;
+    those of ``headline`` under its names."""
     found: dict[str, float] = {}
     for kind, summary in scores.items():
         found |= prefixed(kind, summary)
         for scorer, further in summary["also"].items():
             found |= prefixed(f"{kind}_{scorer}", further)
-    return found
+    own = {f"chained_{figure}" for figure in OWN}
+    return {name: value for name, value in found.items() if name not in own} | headline(scores)
 
 
 def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -58,13 +58,9 @@ def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     chained, oracle = scores.get("chained") or {}, scores.get("oracle") or {}
     fids = {"chained_fid": chained.get("fid"), "chained_fid_error": chained.get("fid_error")}
     found = _numbers({**fids, "oracle_fid": oracle.get("fid"), **{figure: chained.get(figure) for figure in OWN}})
-    if {"chained_fid", "oracle_fid"} <= set(found) and not gap_refusal(_passport(chained), _passport(oracle)):
-        found["gap"] = found["chained_fid"] - found["oracle_fid"]
+    if (gap := fid_gap(FidScore.of(chained), FidScore.of(oracle))) is not None:
+        found["gap"] = gap
     return found
-
-
-def _passport(scores: Mapping[str, Any]) -> Passport | None:
-    return None if scores.get("passport") is None else Passport.model_validate(scores["passport"])
 
 
 def _accuracy_scores(outcome: Outcome, name: str) -> dict[str, float]:

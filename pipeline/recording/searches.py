@@ -2,7 +2,8 @@
 
 A trial has as params what was searched and nothing else, and the few metrics of ``scores.headline``; all other
 scores are in the run of its evaluation. Only a finished trial has scores: those of a first look or of a training that
-was cut short are curves of their own (``screening_fid``, ``pruning_fid``), so that sorting by a score compares equals.
+was cut short are curves of their own (``screening_fid``, ``screening_accuracy``, ``pruning_fid``), so that sorting by a
+score compares equals.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, stored
+from pipeline.dag import Node, Result, stored
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
@@ -26,17 +27,21 @@ from pipeline.recording.runs import (
     NOTE_TAG,
     as_csv,
     ending_tags,
-    log_evaluation,
-    log_history,
+    log_scores,
+    log_training,
+    open_training,
 )
 from pipeline.recording.scores import headline, summaries_of
-from pipeline.recording.settings import flat_params, param_names
-from pipeline.report.setting_names import told_value
+from pipeline.recording.settings import flat_params
+from pipeline.report.search_parts import end_of
+from pipeline.report.setting_names import param_names, told_value
 from pipeline.storage import open_storage
 from pipeline.tracking.registry import ChosenPoint, register
 from pipeline.tracking.runs import Tracker
-from pipeline.tracking.views import save_view
+from pipeline.tracking.views import HIGHEST_ACCURACY, LOWEST_FID, Best, save_view
 
+BEST: Mapping[str, Best] = {"chained_fid": LOWEST_FID, "chained_accuracy": HIGHEST_ACCURACY}  # by search.metric
+SCREENED: Mapping[str, str] = {"chained_fid": "screening_fid", "chained_accuracy": "screening_accuracy"}
 SUMS = ("saved_seconds", "screening_saved_seconds", "wall_seconds", "trial_seconds", "shared_seconds")
 
 
@@ -57,18 +62,14 @@ def record_search(tracker: Tracker, opened: str, parent: str, outcome: Outcome) 
     for one in rounds:
         name, only = f"Search {one.stage}", f" and params.round = '{one.number + 1}'"
         key = f"rayfall-search-{one.number + 1}"
-        save_view(tracker, opened, search, key=key, name=name, trials=one.params, also=only)
+        best = BEST[one.found["metric"]]
+        save_view(tracker, opened, search, key=key, name=name, trials=one.params, best=best, also=only)
     tracker.log_dict(search, summary, "search.json")
     tracker.log_text(search, _table(rounds), "trials.csv")
     tracker.log_figures(search, _counted(summary))
     tracker.finish(search, seconds=outcome.search.seconds)
     if kept[CHOSEN_TAG]:
         _register(tracker, outcome, kept[CHOSEN_TAG][-1])
-
-
-def status_of(point: Mapping[str, Any]) -> str:
-    """How a trial ended."""
-    return str(point.get("status") or ("failed" if point["error"] else "finished"))
 
 
 def _opened(tracker: Tracker, opened: str, parent: str, outcome: Outcome) -> str:
@@ -91,7 +92,7 @@ def _opened(tracker: Tracker, opened: str, parent: str, outcome: Outcome) -> str
 def _counted(summary: Mapping[str, Any]) -> dict[str, float]:
     """How many trials came to which end, and what sharing saved, over all rounds."""
     points = [point for found in summary["rounds"] for point in found["points"]]
-    figures: dict[str, float] = {"trials": len(points), **Counter(map(status_of, points))}
+    figures: dict[str, float] = {"trials": len(points), **Counter(map(end_of, points))}
     sharing = [found.get("sharing") or {} for found in summary["rounds"]]
     for name in SUMS:
         if values := [one[name] for one in sharing if one.get(name) is not None]:
@@ -141,12 +142,12 @@ class _Round:
         return marked
 
     def _marks(self, index: int, point: Mapping[str, Any]) -> list[str]:
-        chosen = status_of(point) == "finished" and point["settings"] == self.found["chosen"]
+        chosen = end_of(point) == "finished" and point["settings"] == self.found["chosen"]
         front = index in self.found.get("front", ())
         return [tag for tag, has in ((CHOSEN_TAG, chosen), (FRONT_TAG, front)) if has]
 
     def _trial(self, index: int, point: Mapping[str, Any]) -> str:
-        status, seconds = status_of(point), float(point["seconds"])
+        status, seconds = end_of(point), float(point["seconds"])
         tags = ending_tags(status, point["error"]) | dict.fromkeys(self._marks(index, point), "true")
         run = self.tracker.run(
             self.opened,
@@ -159,12 +160,10 @@ class _Round:
             seconds=seconds,
         )
         if status == "finished":
-            scores = _scores(point)
-            key = f"evaluate {digest_of(scores)[:16]} {run}"
-            log_evaluation(self.tracker, self.opened, scores, stage=self.stage, key=key, parent=run)
+            self._evaluation(run, point)
         if status in ("finished", "pruned"):
             self._trainings(run, point)
-        looks = "pruning_fid" if self.found.get("kind") == "training" else "screening_fid"
+        looks = "pruning_fid" if self.found.get("kind") == "training" else SCREENED[self.found["metric"]]
         self.tracker.log_curve(run, looks, [(int(at), float(score)) for at, score in point.get("rungs") or ()])
         figures = {"seconds": seconds, "start_seconds": point.get("start_seconds")}
         figures |= headline(_scores(point)) if status == "finished" else {}
@@ -178,35 +177,40 @@ class _Round:
         told = {names[path].removeprefix(own): told_value(point["settings"].get(path)) for path in self.paths}
         return ", ".join(f"{name} {value}" for name, value in told.items())
 
+    def _evaluation(self, trial: str, point: Mapping[str, Any]) -> None:
+        scores, made = _scores(point), with_settings(self.declared, point["settings"])
+        key = f"evaluate {digest_of(scores)[:16]} {trial}"
+        log_scores(self.tracker, self.opened, scores, experiment=made, stage=self.stage, key=key, parent=trial)
+
     def _trainings(self, trial: str, point: Mapping[str, Any]) -> None:
         """A run for each training that this trial was the first to ask for, with its curves as far as they went."""
-        for name, node, folder in _trained(self.declared, self.stage, point["settings"]):
+        made = with_settings(self.declared, point["settings"])
+        for name, node, found, whole in _trained(self.declared, made, self.stage):
             key = f"{Path(node.key).name} {self.search}"
             if key in self.trained:
                 continue
             self.trained.add(key)
-            params = {"stage": name, "size": self.declared.stages[name].size}
-            run = self.tracker.run(
-                self.opened, name=f"train/{name}", kind="stage", key=key, parent=trial, params=params
-            )
-            log_history(self.tracker, run, folder)
+            run = open_training(self.tracker, self.opened, made, name, key=key, parent=trial, found=found)
+            log_training(self.tracker, run, found, "FINISHED" if whole else ENDS[end_of(point)])
 
 
-def _trained(declared: Experiment, stage: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Node, Path]]:
-    """What a trial trains differently from the experiment as declared: stage, node, folder with the history."""
+def _trained(declared: Experiment, made: Experiment, stage: str) -> Iterator[tuple[str, Node, Result, bool]]:
+    """The trainings of a trial of settings ``made`` that searches are for: stage, node, and the result or, not whole,
+    what its last checkpoint holds."""
     storage = open_storage(declared.store)
-    nodes, other = Nodes(declared), Nodes(with_settings(declared, settings))
+    nodes, other = Nodes(declared), Nodes(made)
     for name in declared.chain(stage):
         node = other.train(name)
-        if node.digest == nodes.train(name).digest:
-            continue
+        if name not in nodes.searched_trainings and node.digest == nodes.train(name).digest:
+            continue  # the experiment's own, which has a run above
         if (result := stored(node, storage)) is not None:
-            yield name, node, result.folder
+            yield name, node, result, True
             continue
         log = CommitLog(storage, node.context["run"], owner="reader", clock=time.time)
         found = log.latest_whole(lambda entry: "step" in entry.info and "kept" not in entry.info)
         if found is not None:
-            yield name, node, found[1]
+            entry, folder = found
+            yield name, node, Result(folder, entry.info, entry.info.get("seconds", 0.0), reused=True), False
 
 
 def _scores(point: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -218,7 +222,7 @@ def _table(rounds: Sequence[_Round]) -> str:
     rows: list[dict[str, Any]] = []
     for one in rounds:
         for point, params in zip(one.points, one.params, strict=True):
-            scores = headline(_scores(point)) if status_of(point) == "finished" else {}
-            place = {"round": one.number + 1, "stage": one.stage, "status": status_of(point)}
+            scores = headline(_scores(point)) if end_of(point) == "finished" else {}
+            place = {"round": one.number + 1, "stage": one.stage, "status": end_of(point)}
             rows.append({**place, **params, **scores, "seconds": point["seconds"], "error": point["error"] or ""})
     return as_csv(rows)

@@ -7,13 +7,32 @@ number has a number's axis.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.experiment_spec import Experiment
+from pipeline.report.setting_names import param_names
+
 Settings = Mapping[str, Any]
-DROPPED = ("sampling", "training")  # sections of a stage that its settings are told without
+Place = tuple[str, ...]  # keys from the outside in: a key may have dots, as those of a search space do
 DECLARED, NONE = "declared", "none"
+
+
+def training_params(experiment: Experiment, name: str) -> dict[str, str]:
+    """The params of every run of a training of stage ``name``: stage, size, seed, training.steps and so on."""
+    stage = experiment.stages[name]
+    told = {"size": stage.size, "seed": experiment.seed, "training": stage.training.model_dump(mode="json")}
+    return {"stage": name, **_flat(told)}
+
+
+def evaluation_params(experiment: Experiment, name: str, samples: int | None) -> dict[str, str]:
+    """The params of every run of an evaluation of stage ``name``: stage, samples, sampling.steps and so on."""
+    sampling = experiment.stages[name].sampling.model_dump(mode="json")
+    return {"stage": name, **_flat({"samples": samples, "sampling": sampling})}
+
+
+def _flat(told: Settings) -> dict[str, str]:
+    return flat_params([told], {}, all_paths=True)[0]
 
 
 def flat_params(trials: Sequence[Settings], declared: Mapping[str, Any], *, all_paths: bool) -> list[dict[str, str]]:
@@ -22,47 +41,29 @@ def flat_params(trials: Sequence[Settings], declared: Mapping[str, Any], *, all_
     ``trials`` are dotted paths to values, which may be mappings; ``declared`` is the nested experiment that they
     change. Without ``all_paths`` what is the same everywhere is left out.
     """
-    paths = _leaves(trials)
+    places = _leaves(trials)
     changed = [_changed(declared, trial) for trial in trials]
-    values = {path: [_told(_at(one, path)) for one in changed] for path in paths}
-    kept = [path for path in paths if all_paths or len(set(values[path])) > 1]
-    names = param_names(kept)
-    return [{names[path]: values[path][number] for path in kept} for number in range(len(trials))]
+    values = {place: [_told(_at(one, place)) for one in changed] for place in places}
+    kept = [place for place in places if all_paths or len(set(values[place])) > 1]
+    names = param_names([".".join(place) for place in kept])
+    return [{names[".".join(place)]: values[place][number] for place in kept} for number in range(len(trials))]
 
 
-def param_names(paths: Sequence[str]) -> dict[str, str]:
-    """``stages.sr.sampling.level`` is "sr.level", unless another of ``paths`` would begin with the same name."""
-    short = {path: _short(path) for path in paths}
-    starts = Counter(start for name in short.values() for start in _starts(name))
-    return {path: name if starts[name] == 1 else path.removeprefix("stages.") for path, name in short.items()}
-
-
-def _starts(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-
-
-def _short(path: str) -> str:
-    stages, *parts = path.split(".")
-    if stages != "stages":
-        return path
-    return ".".join(part for place, part in enumerate(parts) if not (place == 1 and part in DROPPED))
-
-
-def _leaves(trials: Sequence[Settings]) -> list[str]:
+def _leaves(trials: Sequence[Settings]) -> list[Place]:
     """The places that are set, in order of appearance, without those that others lie inside of."""
-    found = list(
-        dict.fromkeys(leaf for trial in trials for path, value in trial.items() for leaf in _inside(path, value))
+    found = dict.fromkeys(
+        leaf for trial in trials for path, value in trial.items() for leaf in _inside(tuple(path.split(".")), value)
     )
-    return [leaf for leaf in found if not any(other.startswith(f"{leaf}.") for other in found)]
+    around = {place[:count] for place in found for count in range(len(place))}
+    return [place for place in found if place not in around]
 
 
-def _inside(path: str, value: Any) -> Iterator[str]:
+def _inside(place: Place, value: Any) -> Iterator[Place]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _inside(f"{path}.{key}", inner)
+            yield from _inside((*place, key), inner)
     else:
-        yield path
+        yield place
 
 
 def _changed(declared: Mapping[str, Any], trial: Settings) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def _changed(declared: Mapping[str, Any], trial: Settings) -> dict[str, Any]:
     return changed
 
 
-def _at(nested: Any, path: str) -> Any:
-    for key in path.split("."):
+def _at(nested: Any, place: Place) -> Any:
+    for key in place:
         nested = nested.get(key) if isinstance(nested, Mapping) else None
     return nested
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.comparing import Entrant, Standing, gap_refusal, paired_error, standings
+from pipeline.comparing import Entrant, Standing, fid_gap, gap_refusal, paired_error, standings
 from pipeline.report.scores import (
     BoundScores,
     Chain,
@@ -71,9 +71,7 @@ class StageSection(Part):
     @property
     def gap(self) -> float | None:
         """Chained minus oracle FID: what the chain's own low-res images cost. None where they do not compare."""
-        if self.oracle is None or self.oracle.fid is None or self.chained.fid is None or self.gap_refusal:
-            return None
-        return self.chained.fid - self.oracle.fid
+        return fid_gap(self.chained, self.oracle)
 
     @property
     def gap_error(self) -> float | None:

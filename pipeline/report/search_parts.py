@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,6 +19,12 @@ KIND_NAMES: dict[Kind, str] = {"truncated": "truncated", "non_truncated": "non-t
 
 Status = Literal["finished", "dropped", "pruned", "failed"]
 STATUSES: tuple[Status, ...] = ("finished", "dropped", "pruned", "failed")
+
+
+def end_of(point: Mapping[str, Any]) -> Status:
+    """How a trial ended, by its place in the summary of a search."""
+    told: Status | None = point.get("status")
+    return told or ("failed" if point["error"] else "finished")
 
 
 class Place(Part):
@@ -37,8 +44,8 @@ class SearchPoint(Part):
     ``settings`` has the paths that differ within the round. ``places`` has the stages whose augmentation the round
     searched. ``behind`` is the chained FID minus that of the chosen trial with its paired standard error, for trials
     of as many samples. ``rungs`` are (samples or steps, score) of looks before the end; ``start_seconds`` pass before
-    the first step of a trial that trains, ``cost_hours`` are those of a GPU (or CPU) in its training, and ``net_calls``
-    draw one image through the whole chain.
+    the first step of a trial that trains, ``cost_hours`` are those of a GPU (or CPU) in its training and scores, and
+    ``net_calls`` draw one image through the whole chain.
     """
 
     settings: dict[str, Any]
@@ -93,7 +100,8 @@ class SearchSection(Part):
     ``chosen`` and ``front`` are indices into ``points``: the chosen trial, and the Pareto front of chained FID (lower)
     and accuracy (higher) over the finished ones, by ascending FID. ``why`` it was chosen and what was ``shared`` are
     said by the search. ``wall_seconds`` is its time by the clock, ``busy_share`` the part of its workers' time that was
-    inside trials. ``budget_hours`` and ``budget_gpu_hours`` are what the search as a whole may spend.
+    inside trials. ``budget_hours`` and ``budget_gpu_hours`` are what the search as a whole may spend, ``spent_hours``
+    and ``spent_gpu_hours`` what it spent in all its rounds, over all commands.
     """
 
     stage: str
@@ -110,6 +118,8 @@ class SearchSection(Part):
     times: Times | None = None
     budget_hours: float | None = None
     budget_gpu_hours: float | None = None
+    spent_hours: float | None = None
+    spent_gpu_hours: float | None = None
 
     @property
     def names(self) -> dict[str, str]:

@@ -110,13 +110,11 @@ def sentence(text: str) -> str:
 
 
 def told_budget(sections: Sequence[SearchSection]) -> str:
-    """What the search may spend, and what of that all rounds spent. Empty without such a limit."""
+    """What the search may spend, and what all its rounds spent. Empty without such a limit."""
     limits = []
     for section in sections[:1]:  # it is one for all of them
         if section.budget_gpu_hours:
-            spent = sum(point.cost_hours for each in sections for point in each.points)
-            limits.append(f"{number(spent)} of {section.budget_gpu_hours:g} GPU-hours for training")
+            limits.append(f"{number(section.spent_gpu_hours)} of {section.budget_gpu_hours:g} GPU-hours")
         if section.budget_hours:
-            wall = sum(each.wall_seconds or 0.0 for each in sections)
-            limits.append(f"{number(wall / 3600)} of {section.budget_hours:g} hours by the clock")
+            limits.append(f"{number(section.spent_hours)} of {section.budget_hours:g} hours by the clock")
     return f"The search spent {' and '.join(limits)}." if limits else ""

@@ -1,13 +1,16 @@
-"""Short names of settings, and their values as a person writes them: for tables and axes. Reads and checks no settings.
+"""Short names of settings, and their values as a person writes them: for tables, axes and params of MLflow.
 
-Settings are mappings from dotted paths, as ``--set`` takes them, to plain JSON values.
+Settings are mappings from dotted paths, as ``--set`` takes them, to plain JSON values. Nothing is checked here.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+DROPPED = ("sampling", "training")  # sections of a stage that its params are named without
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -40,12 +43,39 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def _forms(path: str) -> list[str]:
     """Ways to name a path, the shortest first: without its section and its stage, with one of them, with both."""
-    parts = path.split(".")
-    if parts[0] != "stages" or len(parts) < 3:
+    stage, inner = _of_stage(path)
+    if not inner:
         return [path]
-    stage, inner = parts[1], parts[2:]
     bare = ".".join(inner[1:]) or inner[0]
     return list(dict.fromkeys([bare, ".".join(inner), f"{stage} {bare}", f"{stage} {'.'.join(inner)}", path]))
+
+
+def _of_stage(path: str) -> tuple[str, list[str]]:
+    """The stage whose setting it is, and the keys below; no keys where it is of no stage."""
+    stages, *rest = path.split(".")
+    return (rest[0], rest[1:]) if stages == "stages" and len(rest) > 1 else ("", [])
+
+
+def param_names(paths: Sequence[str]) -> dict[str, str]:
+    """``stages.sr.sampling.level`` is "sr.level", unless another of ``paths`` would begin with the same name.
+
+    Unlike ``short_names`` it always has the stage, so that one setting has one name in all searches.
+    """
+    short = {path: _param(path) for path in paths}
+    starts = Counter(start for name in short.values() for start in _starts(name))
+    return {path: name if starts[name] == 1 else path.removeprefix("stages.") for path, name in short.items()}
+
+
+def _param(path: str) -> str:
+    stage, inner = _of_stage(path)
+    if not inner:
+        return path.removeprefix("stages.")
+    return ".".join([stage, *(inner[1:] if inner[0] in DROPPED else inner)])
+
+
+def _starts(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def told_value(value: Any) -> str:

@@ -60,7 +60,10 @@ def _other_goal(scores: Mapping[str, Any], on_front: Sequence[Mapping[str, Any]]
 
 
 def _as_good(scores: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> bool:
-    """Whether two scores differ by less than twice the error of their difference."""
+    """Whether two scores differ by no more than twice the error of their difference.
+
+    Of accuracies that is the error of independent ones, which is more than that of trials with the same seeds.
+    """
     if metric == "chained_fid":
         pair = [(one["fid"], one["fid_error"]) for one in (scores, other)]
         return within_error(pair[0], pair[1], paired_error(scores, other))

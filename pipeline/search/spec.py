@@ -14,6 +14,7 @@ from stages.specs import PositiveInt, Spec
 
 Listed = bool | int | float | str | tuple[float, ...] | dict[str, Any] | None
 Positive = Annotated[float, Field(gt=0)]
+TRAINED_AT_ONCE = 2  # trials that train, where search.concurrency says nothing
 
 
 class Values(Spec):
@@ -82,12 +83,18 @@ class ScreeningSpec(Spec):
     """A first look at trials of sampling settings: those that cannot win are dropped before they cost all samples.
 
     Trials share seeds and classes, so a difference has a paired error (delete-a-block jackknife) that is far below the
-    error of either score. The first look's samples are the first of the full number: what goes on draws only the rest.
+    error of either score. The first look's samples are the first of the full number: what goes on draws only the rest,
+    unless the look was drawn in fewer steps.
     """
 
     samples: PositiveInt = Field(256, description="Samples of the first look: the first ones of search.samples.")
     errors: Positive = Field(
         3.0, description="A trial is dropped when it is worse than the best by more than so many paired errors."
+    )
+    sampling_steps: PositiveInt | None = Field(
+        None,
+        description="Fewer sampler steps for a first look, at every stage; what goes on is then drawn from its first "
+        "sample on, and looks are compared where they were drawn in equally many steps. None: all steps.",
     )
 
 
@@ -104,10 +111,13 @@ class PruningSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """What a search may spend. What is looked up costs nothing; a trial that has begun is finished."""
+    """What a search may spend in all its rounds, over all commands that work on it. What is looked up costs nothing; a
+    trial that has begun is finished."""
 
     gpu_hours: Positive | None = Field(
-        None, description="No further trial begins after so many hours of a worker's GPU, or CPU where it has none."
+        None,
+        description="No further trial begins after so many hours of a worker's GPU, or CPU where it has none: spent by "
+        "those that trained and drew, or still to be spent by those that run.",
     )
     hours: Positive | None = Field(None, description="No further trial begins after so many hours by the clock.")
 
@@ -133,7 +143,11 @@ class SearchSpec(Spec):
     seed: Seed = Field(
         1, description="Of the trials' noise; another than evaluation.seed, so that final scores are unselected."
     )
-    concurrency: PositiveInt = Field(2, description="Trials at once.")
+    concurrency: PositiveInt | None = Field(
+        None,
+        description="Trials at once. None: as many as resources.sampling_workers in rounds of sampling settings alone, "
+        "2 in rounds that train.",
+    )
     metric: Literal["chained_fid", "chained_accuracy"] = "chained_fid"
     screening: ScreeningSpec | None = Field(None, description="Of trials that sample; None: all draw all samples.")
     pruning: PruningSpec | None = Field(None, description="Of trials that train; None: all train to the end.")
@@ -163,6 +177,12 @@ class SearchSpec(Spec):
         """Samples of a screening's first look, rounded up to whole canonical blocks; None without screening."""
         return None if self.screening is None else math.ceil(self.screening.samples / block) * block
 
+    def trials_at_once(self, paths: Sequence[str], sampling_workers: int) -> int:
+        """How many trials of a round that searches ``paths`` run at once, where so many workers may draw samples."""
+        if self.concurrency is not None:
+            return self.concurrency
+        return TRAINED_AT_ONCE if any(map(trains, paths)) else sampling_workers
+
     def algorithm_of(self, paths: Sequence[str]) -> Algorithm:
         """How a round that searches ``paths`` goes about it."""
         if self.algorithm is not None:
@@ -174,7 +194,7 @@ class SearchSpec(Spec):
         """(stage whose score counts, paths searched) for each round: the ``stages`` in order, or ``last`` alone."""
         if self.mode == "joint":
             return [(last, list(self.space))]
-        mine = {name: [path for path in self.space if path.split(".")[1] == name] for name in stages}
+        mine = {name: [path for path in self.space if path.split(".")[1:2] == [name]] for name in stages}
         return [(name, paths) for name, paths in mine.items() if paths]
 
 

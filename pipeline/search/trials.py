@@ -30,9 +30,10 @@ Point = dict[str, Any]
 def targets_of(experiment: Experiment, stage: str, *, look: int | None = None) -> list[Node]:
     """What a trial computes: scores of the prefix that ends with ``stage``, chained and with the oracle.
 
-    With ``look``, of its first so many samples alone.
+    With ``look``, of its first so many samples, and chained alone: by the oracle nothing is decided.
     """
-    return Nodes(experiment, trial=True, look=look).trial_targets(stage)
+    targets = Nodes(experiment, trial=True, look=look).trial_targets(stage)
+    return targets if look is None else targets[:1]
 
 
 def run_trial(experiment: Experiment, stage: str, settings: Mapping[str, Any]) -> Point:
@@ -58,7 +59,7 @@ def _point(settings: Mapping[str, Any]) -> Point:
         "settings": dict(settings),
         "status": "finished",
         "error": None,
-        "objective": math.inf,
+        "objective": None,
         "samples": 0,
         "seconds": 0.0,
         "rungs": [],
@@ -71,10 +72,10 @@ def point_of(
 ) -> Point:
     """The point of a trial whose scores are stored; ``changed`` is the experiment with its ``settings``.
 
-    "objective" is lower where the trial is better; "seconds" is what drawing and scoring its ``stage`` took, chained
-    and oracle, by whomever and whenever, so that a trial that is looked up costs what it cost; "net_calls" are those
-    that draw one image through the whole chain, at most. A score that is no number makes a failed point: NaN could be
-    chosen as the best.
+    "objective" is lower where the trial is better, None where it has none; "seconds" is what drawing and scoring its
+    ``stage`` took, chained and oracle, by whomever and whenever, so that a trial that is looked up costs what it cost;
+    "net_calls" are those that draw one image through the whole chain, at most. A score that is no number makes a failed
+    point: NaN could be chosen as the best.
     """
     targets = targets_of(changed, stage, look=look)
     scores = {node.name: result.summary for node in targets if (result := stored(node, storage))}

@@ -1,6 +1,6 @@
 """A sweep: the round of a search whose trials only draw, on reused actors, with what trials share computed once.
 
-Reading order: ``run`` (a round), ``proposals`` (which settings, in which order), ``trial`` (one of them on its way),
-``screening`` (which are dropped after a first look), ``graph`` upon ``actors`` (nodes on a pool of processes, whoever
-asks for them first), ``sharing`` (what was shared and what that saved).
+Reading order: ``run`` (a round), ``trial`` (one of them on its way), ``screening`` (which are dropped after a first
+look), ``graph`` upon ``actors`` (nodes on a pool of processes, whoever asks for them first), ``sharing`` (what was
+shared and what that saved). Which settings are tried is said in ``search.proposals``.
 """

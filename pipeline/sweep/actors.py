@@ -1,7 +1,7 @@
 """A pool of reused Ray actors that call plain functions: the hands of a search, which knows nothing of trials.
 
 An actor keeps what a process keeps, so libraries, weights and judges load once in it. One that dies is replaced, and
-the call that it had is made once more. What a call computes it stores; only small values come back.
+the call that it had is made again. What a call computes it stores; only small values come back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-TRIES = 2  # of a call whose actor dies
+TRIES = 4  # of a call whose actor dies: it may be lost with its node as often as a trial that trains
 STILLBORN = 3  # actors that may die before they are ready, after one another
 
 
@@ -62,19 +62,20 @@ class ActorPool:
     size: int
     resources: Mapping[str, float]
     threads: int = 1
-    busy: float = 0.0  # seconds inside calls, of all actors together
-    cpu: float = 0.0  # CPU seconds inside calls
+    busy: float = 0.0  # seconds inside calls, of all actors together, also of those that failed or died
+    cpu: float = 0.0  # CPU seconds inside calls that returned
     lost: int = 0  # actors that died
     _waiting: deque[Call] = field(default_factory=deque)
     _idle: list[Any] = field(default_factory=list)
     _starting: dict[Any, Any] = field(default_factory=dict)  # reference -> actor
-    _running: dict[Any, tuple[Any, Call]] = field(default_factory=dict)
+    _running: dict[Any, tuple[Any, Call, float]] = field(default_factory=dict)  # with the time of handing it out
     _begun: dict[Any, float] = field(default_factory=dict)  # actor -> when it was asked for
     _lifetime: float = 0.0  # of actors that are gone
     _stillborn: int = 0
 
     @property
     def actors(self) -> int:
+        """How many there are, those that start among them."""
         return len(self._begun)
 
     @property
@@ -130,7 +131,7 @@ class ActorPool:
     def _hand_out(self) -> None:
         while self._waiting and self._idle:
             actor, call = self._idle.pop(), self._waiting.popleft()
-            self._running[actor.call.remote(call.function, call.arguments)] = (actor, call)
+            self._running[actor.call.remote(call.function, call.arguments)] = (actor, call, time.perf_counter())
         for _ in range(min(len(self._waiting) - len(self._starting), self.size - self.actors)):
             self._start()
 
@@ -147,24 +148,26 @@ class ActorPool:
         self._lifetime += time.perf_counter() - self._begun.pop(actor)
 
     def _taken(self, reference: Any) -> Finished | None:
-        """What ``reference`` came to: None where an actor came to life, or died over a call that is made once more."""
+        """What ``reference`` came to: None where an actor came to life, or died over a call that is made again."""
         import ray
 
         if reference in self._starting:
             self._born(self._starting.pop(reference), reference)
             return None
-        actor, call = self._running.pop(reference)
+        actor, call, begun = self._running.pop(reference)
         try:
             value, seconds, cpu = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._forget(actor)
             self.lost += 1
+            self.busy += time.perf_counter() - begun
             if call.tries + 1 < TRIES:
                 self._waiting.appendleft(call._replace(tries=call.tries + 1))
                 return None
-            return Finished(call, None, RuntimeError(f"the worker died, and the next one died of the same: {error}"))
+            return Finished(call, None, RuntimeError(f"{TRIES} workers died of it, one after the other: {error}"))
         except ray.exceptions.RayTaskError as error:
             self._idle.append(actor)
+            self.busy += time.perf_counter() - begun
             cause = error.cause
             return Finished(call, None, cause if isinstance(cause, Exception) else error)
         self._idle.append(actor)

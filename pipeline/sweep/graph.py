@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.dag import Node, NodeFailed, Progress, Task, missing, stored
+from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing, stored
 from pipeline.execution import compute
 from pipeline.parts import PartJob, compute_part, part_jobs
 from pipeline.search.earlier_rows import first_row
@@ -41,6 +41,13 @@ class ActorGraph:
             if node.digest not in self._running and node.digest not in self.failed:
                 self._waiting.setdefault(node.digest, node)
         self._hand_out()
+
+    def want_again(self, targets: Iterable[Node]) -> None:
+        """Have what failed of ``targets``, and of what they need, computed once more."""
+        wanted = list(targets)
+        for node in ancestry(wanted):
+            self.failed.pop(node.digest, None)
+        self.want(wanted)
 
     def settled(self, targets: Iterable[Node]) -> bool:
         """Whether all ``targets`` are stored or have failed."""

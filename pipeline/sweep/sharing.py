@@ -1,39 +1,72 @@
 """What the trials of a round shared, and what that saved: seconds of stored results, counted. Computes nothing.
 
-Counted is what draws, measures and scores generated images. Training, classifiers and real statistics are left out:
-whatever is evaluated in one store shares them.
+Counted is what draws, measures and scores generated images, and in a round that trains the weights of the stages whose
+settings it searches. Other training, classifiers and real statistics are left out: whatever is evaluated in one store
+shares them.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.dag import Node, ancestry, stored
+from pipeline.experiment_spec import Experiment
+from pipeline.search.proposals import shares_levels
+from pipeline.search.spec import SearchSpec
 from pipeline.storage import LocalStorage
+from stages.specs import StageSamplingSpec
 
 COUNTED = ("chained", "oracle", "scores")
 
 
 @dataclass(frozen=True)
 class TrialNodes:
-    """The nodes that are counted of one trial: of all its samples (none where it was dropped), and of a first look."""
+    """The nodes that are counted of one trial: of all its samples (none where it failed before), and of a first look.
+
+    One that was ``dropped`` after its look computed nothing of ``full``, which says what it would have cost.
+    """
 
     full: Sequence[Node]
     look: Sequence[Node] = ()
+    dropped: bool = False
+
+    @property
+    def computed(self) -> list[Node]:
+        """What the trial asked for."""
+        return list(self.look) if self.dropped else [*self.full, *self.look]
+
+    @property
+    def taken_over(self) -> list[Node]:
+        """The draws of the look whose rows are the beginning of the draws of all samples."""
+        begun = {node.context.get("earlier") for node in self.full}
+        return [node for node in _draws(self.look) if node.key in begun]
 
 
-def counted(targets: Iterable[Node]) -> list[Node]:
-    """Those of ``targets`` and of what they need that draw or score generated images, inputs first."""
-    return [node for node in ancestry(targets) if node.name.split("/")[0] in COUNTED]
+def counted(targets: Iterable[Node], *, trained: Collection[str] = ()) -> list[Node]:
+    """Those of ``targets`` and of what they need that draw or score generated images, inputs first; and the weights of
+    the stages in ``trained``."""
+    weights = {f"train/{stage}" for stage in trained}
+    return [node for node in ancestry(targets) if node.name.split("/")[0] in COUNTED or node.name in weights]
 
 
 def of_stage(nodes: Iterable[Node], stage: str) -> list[Node]:
     """Those of ``nodes`` that draw or score images of ``stage``."""
     return [node for node in nodes if node.name.split("/")[-1] == stage]
+
+
+def knew_levels(search: SearchSpec, paths: Sequence[str], tried: Iterable[Experiment]) -> bool:
+    """Whether all levels at which a chain was cut short were known before the first trial began.
+
+    ``tried`` are the experiments of the trials of a round that searches ``paths``.
+    """
+    if shares_levels(search, paths):
+        return True
+    sampled = [stage.sampling for changed in tried for stage in changed.stages.values()]
+    return not any(sampling.augmentation == "truncated" and sampling.level > 0 for sampling in sampled)
 
 
 @dataclass
@@ -56,10 +89,12 @@ class Costs:
         result = stored(node, self.storage)
         if result is None:
             return 0.0
-        facts = result.folder / "drawn.json"
-        drawing = float(json.loads(facts.read_text()).get("computing_seconds", 0.0)) if facts.exists() else 0.0
-        # Who computes the parts itself has them in its own seconds; who finds them there only puts them together.
-        return result.seconds if result.seconds >= drawing else result.seconds + drawing
+        path = result.folder / "drawn.json"
+        if not path.exists():
+            return result.seconds
+        # Its parts, whoever computed them and before whichever kill, and putting them together.
+        facts = json.loads(path.read_text())
+        return float(facts["computing_seconds"] + facts["gathering_seconds"])
 
 
 def sharing_of(
@@ -70,11 +105,11 @@ def sharing_of(
     "shared_seconds" is of nodes that more than one trial needed, "trial_seconds" of all others, and
     "separate_seconds" what as many evaluations in stores of their own would have computed, each with all ``samples``:
     for a trial that was dropped after ``look`` of them, that is reckoned from those. "saved_seconds" is the difference;
-    of it "screening_saved_seconds" is what dropped trials did not draw, less the scores of the first looks.
+    of it "screening_saved_seconds" is what dropped trials did not draw, less what the first looks of others cost.
     ``wall`` is the time of the round and ``busy`` the share of the actors' time inside trials, passed on.
     """
-    uses = Counter(digest for trial in trials for digest in {node.digest for node in (*trial.full, *trial.look)})
-    nodes = {node.digest: node for trial in trials for node in (*trial.full, *trial.look)}
+    uses = Counter(digest for trial in trials for digest in {node.digest for node in trial.computed})
+    nodes = {node.digest: node for trial in trials for node in trial.computed}
     shared = costs.of(node for digest, node in nodes.items() if uses[digest] > 1)
     own = costs.of(node for digest, node in nodes.items() if uses[digest] == 1)
     more = samples / look if look else 1.0
@@ -92,7 +127,7 @@ def sharing_of(
 
 
 def _draws(nodes: Iterable[Node]) -> list[Node]:
-    return [node for node in nodes if not node.name.startswith("scores/")]
+    return [node for node in nodes if node.name.split("/")[0] in ("chained", "oracle")]
 
 
 def _scores(nodes: Iterable[Node]) -> list[Node]:
@@ -101,19 +136,40 @@ def _scores(nodes: Iterable[Node]) -> list[Node]:
 
 def _alone(trial: TrialNodes, costs: Costs, more: float) -> float:
     """What one trial would have cost in a store of its own, without a first look."""
-    if trial.full:
-        return costs.of(trial.full) + costs.of(_draws(trial.look))  # the draw of all took over those of the look
-    return more * costs.of(_draws(trial.look)) + costs.of(_scores(trial.look))
+    if trial.dropped:
+        return sum(_reckoned(trial, costs, more).values()) + costs.of(_scores(trial.look))
+    return costs.of(trial.full) + costs.of(trial.taken_over) if trial.full else costs.of(trial.look)
+
+
+def _reckoned(trial: TrialNodes, costs: Costs, more: float) -> dict[str, float]:
+    """The seconds that drawing all samples of a dropped trial would have taken, by digest: ``more`` times its look.
+
+    An oracle has no look; its images cost what the chained ones of the stage do.
+    """
+    looks = {node.name: node for node in _draws(trial.look)}
+    found = {}
+    for node in _draws(trial.full):
+        look = looks[node.name.replace("oracle/", "chained/")]
+        found[node.digest] = costs.of([look]) * more * _net_calls(node.config) / _net_calls(look.config)
+    return found
+
+
+def _net_calls(config: Mapping[str, Any]) -> int:
+    return StageSamplingSpec.model_validate(config["sampling"]).net_calls
 
 
 def _by_screening(trials: Sequence[TrialNodes], costs: Costs, more: float) -> float:
-    kept = {node.digest for trial in trials if trial.full for node in trial.look}
-    looks = {node.digest: node for trial in trials for node in trial.look}
-    undrawn = costs.of(_draws(node for digest, node in looks.items() if digest not in kept)) * (more - 1.0)
-    return undrawn - costs.of(_scores(looks[digest] for digest in kept))
+    gone, stayed = [one for one in trials if one.dropped], [one for one in trials if not one.dropped]
+    drawn = {node.digest for trial in stayed for node in trial.computed}
+    full = {digest: seconds for trial in gone for digest, seconds in _reckoned(trial, costs, more).items()}
+    looks = {node.digest: node for trial in gone for node in _draws(trial.look) if node.digest not in drawn}
+    undrawn = sum(seconds for digest, seconds in full.items() if digest not in drawn) - costs.of(looks.values())
+    taken = {node.digest for trial in stayed for node in trial.taken_over}
+    extra = {node.digest: node for trial in stayed if trial.full for node in trial.look if node.digest not in taken}
+    return undrawn - costs.of(extra.values())
 
 
-def told(sharing: dict[str, Any], *, knew_levels: bool, dropped: int = 0) -> str:
+def told(sharing: Mapping[str, Any], *, knew_levels: bool, dropped: int = 0) -> str:
     """One sentence for a person on what was shared and saved. ``knew_levels``: all levels, before the first trial."""
     trials, shared, saved = sharing["trials"], sharing["shared_seconds"], sharing["saved_seconds"]
     if trials < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from pipeline.search.trials import (
 )
 from pipeline.storage import LocalStorage
 from pipeline.sweep.graph import ActorGraph
-from pipeline.sweep.screening import Look, is_hopeless, look_at
+from pipeline.sweep.screening import Look, is_hopeless, look_at, rivals_of, steps_of_look
 from pipeline.sweep.sharing import TrialNodes, counted
 
 
@@ -46,9 +45,15 @@ class Trial:
         return self.targets[0].digest if self.targets else repr(sorted(self.settings.items()))
 
     @property
+    def dropped(self) -> bool:
+        """Whether its first look was its end."""
+        return self.point is not None and self.point["status"] == "dropped"
+
+    @property
     def nodes(self) -> TrialNodes:
         """What is counted of its cost."""
-        return TrialNodes(counted(self.targets) if self.goes_on else [], counted(self.looks))
+        full = counted(self.targets) if self.goes_on or self.dropped else []
+        return TrialNodes(full, counted(self.looks), self.dropped)
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Trials:
 
     @property
     def search(self) -> SearchSpec:
+        """The search section that the trials are of."""
         assert self.experiment.search is not None, "trials are of a search section"
         return self.experiment.search
 
@@ -75,8 +81,14 @@ class Trials:
         changed = settled_experiment(self.experiment, settings)
         if isinstance(changed, str):
             return Trial(settings, None, point=failed_point(settings, changed))
-        looks = [] if self.look is None else targets_of(changed, self.stage, look=self.look)
-        return Trial(settings, changed, targets_of(changed, self.stage), looks)
+        return Trial(settings, changed, targets_of(changed, self.stage), self._looks(changed))
+
+    def _looks(self, changed: Experiment) -> list[Node]:
+        """What a first look asks for: scores of the chained images, and those themselves where images are compared."""
+        if self.look is None:
+            return []
+        (scores,) = targets_of(changed, self.stage, look=self.look)
+        return [scores, scores.inputs["judged"]] if self.search.metric == "chained_accuracy" else [scores]
 
     def costs(self, trial: Trial) -> bool:
         """Whether it cannot be looked up."""
@@ -87,6 +99,15 @@ class Trials:
         if trial.point is None:
             trial.goes_on = not trial.looks
             self.graph.want(trial.looks or trial.targets)
+
+    def broke(self, trial: Trial) -> bool:
+        """Whether it came to its end because something that it needs failed, which may go well another time."""
+        return trial.point is not None and self.graph.why([*trial.looks, *trial.targets]) is not None
+
+    def begin_again(self, trial: Trial) -> None:
+        """Ask once more for what failed."""
+        trial.point = None
+        self.graph.want_again(trial.targets if trial.goes_on else trial.looks)
 
     def settled(self, trial: Trial) -> bool:
         """Whether what ``begin`` asked for has come to an end."""
@@ -101,7 +122,8 @@ class Trials:
             point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
             failure = point["error"]
         if failure is None:
-            trial.seen = look_at(trial.looks[0], self.storage)
+            steps = steps_of_look(trial.changed, self.stage)
+            trial.seen = look_at(trial.looks[0], self.storage, metric=self.search.metric, steps=steps)
         else:
             trial.point = failed_point(trial.settings, failure)
 
@@ -111,11 +133,11 @@ class Trials:
             return
         screening = self.search.screening
         assert screening is not None, "a look is of a screening"
-        looks = [other.seen for other in others if other.seen is not None]
+        looks = rivals_of(trial.seen, (other.seen for other in others if other.seen is not None))
         best = min(looks, key=self._objective, default=trial.seen)
         if is_hopeless(trial.seen, best, metric=self.search.metric, errors=screening.errors):
             point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
-            trial.point = {**point, "status": "dropped", "objective": math.inf, "rungs": self._rungs(trial)}
+            trial.point = {**point, "status": "dropped", "objective": None, "rungs": self._rungs(trial)}
             return
         trial.goes_on = True
         self.graph.want(trial.targets)
@@ -131,7 +153,7 @@ class Trials:
 
     def rung(self, trial: Trial) -> tuple[int, float] | None:
         """Samples and objective of a trial that was dropped."""
-        if trial.seen is None or trial.point is None or trial.point["status"] != "dropped":
+        if trial.seen is None or not trial.dropped:
             return None
         return trial.seen.scores["samples"], self._objective(trial.seen)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.addresses import without_secret
 from pipeline.errors import UserError
 from pipeline.experiment import digest_of
 from pipeline.tracking.runs import Tracker
@@ -89,14 +90,14 @@ def _source(tracker: Tracker, point: ChosenPoint, run: str) -> str:
 
 def registered(tracker: Tracker, name: str, version: str | None = None) -> ChosenPoint:
     """What stands behind a version of model ``name``, as a rule the chosen one. Raises UserError when there is none."""
-    client = tracker.client
+    client, place = tracker.client, without_secret(tracker.uri)
     if not client.search_registered_models(f"name = '{name}'"):
-        raise UserError(f"there is no registered model {name} at {tracker.uri}; a search or an ablation registers one")
+        raise UserError(f"there is no registered model {name} at {place}; a search or an ablation registers one")
     number = version or client.get_registered_model(name).aliases.get(ALIAS)
     found = client.search_model_versions(f"name = '{name}'")
     tags = next((one.tags for one in found if str(one.version) == str(number)), None)
     if tags is None or CHAIN_TAG not in tags:
-        raise UserError(f"model {name} at {tracker.uri} has no version {number or ALIAS} of ours")
+        raise UserError(f"model {name} at {place} has no version {number or ALIAS} of ours")
     chain = tags[CHAIN_TAG].split(",")
     return ChosenPoint(
         weights={stage: tags[f"{WEIGHTS_TAG}{stage}"] for stage in chain},

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
 from pipeline.tracking.addresses import ENVIRONMENT, SQLITE, absolute_uri
+from pipeline.tracking.opening import opening
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,6 +45,8 @@ class Tracker:
         uri: ``sqlite:///PATH`` or a server's address.
         artifact_root: where new experiments keep artifacts, a folder or ``s3://`` prefix; None means
             ``mlflow-artifacts`` beside an SQLite file, or whatever a server decides.
+
+    Raises UserError when the store cannot be opened.
     """
 
     def __init__(self, uri: str, artifact_root: str | None = None) -> None:
@@ -56,11 +58,12 @@ class Tracker:
 
         self.uri = absolute_uri(uri)
         self.artifact_root = artifact_root
-        if self.uri.startswith(SQLITE):
-            folder = Path(self.uri.removeprefix(SQLITE)).parent
-            folder.mkdir(parents=True, exist_ok=True)
-            self.artifact_root = artifact_root or str(folder / "mlflow-artifacts")
-        self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        with opening(self.uri):
+            if self.uri.startswith(SQLITE):
+                folder = Path(self.uri.removeprefix(SQLITE)).parent
+                folder.mkdir(parents=True, exist_ok=True)
+                self.artifact_root = artifact_root or str(folder / "mlflow-artifacts")
+            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
     def is_file(self) -> bool:
@@ -77,9 +80,7 @@ class Tracker:
 
         Raises UserError when the store cannot be reached.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with opening(self.uri):
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 place = self._artifact_location(name)
@@ -87,9 +88,6 @@ class Tracker:
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        except MlflowException as error:
-            why = f"cannot be used: {str(error).splitlines()[0]}; start that server or name another"
-            raise UserError(f"tracking.uri {self.uri} {why}") from error
 
     def _artifact_location(self, name: str) -> str | None:
         if self.artifact_root is None or "://" in self.artifact_root:
@@ -107,8 +105,11 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str | None] | None = None,
         seconds: float = 0.0,
+        reopen: bool = True,
     ) -> str:
         """Id of the run whose key is ``key``: re-opened if it exists in this experiment, made otherwise. Driver only.
+
+        Without ``reopen`` one that FINISHED stays so, and one that ended otherwise is open again.
 
         ``kind`` says what it is ("experiment", "search", "ablation", "trial", "stage", "evaluation"); ``parent`` is a
         run id. Tags and the parent are brought up to date, a tag of None is removed. A param keeps its first value, as
@@ -125,7 +126,8 @@ class Tracker:
             all_tags[PARENT_TAG] = parent
         run = self._find(experiment_id, key)
         if run is not None:
-            self._client.update_run(run.info.run_id, status="RUNNING", name=name)
+            again = reopen or run.info.status != "FINISHED"
+            self._client.update_run(run.info.run_id, status="RUNNING" if again else None, name=name)
         else:
             began = _now() - int(1000 * seconds)
             new = {tag: value for tag, value in all_tags.items() if value is not None}
@@ -212,12 +214,31 @@ class Tracker:
         """Store ``content`` as the artifact ``path``, as JSON or YAML by its suffix."""
         self._client.log_dict(run_id, dict(content), path)
 
-    def finish(self, run_id: str, status: Status = "FINISHED", *, seconds: float | None = None) -> None:
-        """Close the run: now, or ``seconds`` after its begin, for what is recorded afterwards."""
-        end = None
+    def finish(
+        self, run_id: str, status: Status = "FINISHED", *, seconds: float | None = None, keep_end: bool = False
+    ) -> None:
+        """Close the run: now, or ``seconds`` after its begin, for what is recorded afterwards.
+
+        One that is closed already keeps its end; so does, with ``keep_end``, one that was opened again for nothing.
+        """
+        info, end = self._client.get_run(run_id).info, _now()
         if seconds is not None:
-            end = self._client.get_run(run_id).info.start_time + int(1000 * seconds)
+            end = info.start_time + int(1000 * seconds)
+        elif info.end_time and (keep_end or info.status != "RUNNING"):
+            end = info.end_time
         self._client.set_terminated(run_id, status=status, end_time=end)
+
+    def end_open(self, run_id: str, status: Status) -> None:
+        """Close the run with ``status`` now, unless it ended by itself."""
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self.finish(run_id, status)
+
+
+def status_of(error: type[BaseException] | None) -> Status:
+    """How runs end that were open when a command ended with ``error``, or without one."""
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED"
 
 
 def _now() -> int:

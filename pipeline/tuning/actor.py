@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.experiment_spec import Experiment
+from pipeline.search.spec import SearchSpec
 from pipeline.storage import open_storage
 from pipeline.tuning.looks import Report
 from pipeline.tuning.round import Settings, TrainingRound
@@ -16,28 +18,32 @@ from pipeline.tuning.trial import TrainingTrial
 
 
 def trainable() -> type:
-    """The Tune trainable: with ``experiment``, ``place`` (stage, paths, fixed settings) and ``root`` of the store as
-    parameters, and the key of a trial as ``trial`` in its config. Made on demand: importing this does not import Ray.
+    """The Tune trainable: with ``experiment``, ``place`` (search section, stage, paths, fixed settings) and ``root`` of
+    the store as parameters, and the key of a trial as ``trial`` in its config. Made on demand: importing this does not
+    import Ray.
 
     A class, for Tune's functions run in a session in which Ray Train does not answer.
     """
     from ray import tune
 
-    class Trial(tune.Trainable):
+    class TrainingActor(tune.Trainable):
         """One trial after the other in one process, where libraries are loaded once; a step ends with a report."""
 
         def setup(self, config: Settings, experiment: Any = None, place: Any = None, root: str = "") -> None:
             import torch
 
             described = Experiment.model_validate(experiment).model_copy(update={"store": Path(root)})
-            stage, paths, fixed = place
+            search, stage, paths, fixed = place
             torch.set_num_threads(described.resources.threads)
-            self.round = TrainingRound(described, stage, tuple(paths), dict(fixed))
-            self.reset_config(config)
+            self.round = TrainingRound(described, SearchSpec.model_validate(search), stage, tuple(paths), dict(fixed))
+            self._take_up(config["trial"], fresh=True)
 
         def reset_config(self, new_config: Settings) -> bool:
-            self.steps = Steps(lambda report: run_begun(self.round, new_config["trial"], report))
+            self._take_up(new_config["trial"], fresh=False)
             return True
+
+        def _take_up(self, key: str, *, fresh: bool) -> None:
+            self.steps = Steps(lambda report: run_begun(self.round, key, report, fresh=fresh))
 
         def step(self) -> Settings:
             return self.steps.next()
@@ -49,19 +55,20 @@ def trainable() -> type:
         def load_checkpoint(self, checkpoint: Any) -> None:
             del checkpoint
 
-    return Trial
+    return TrainingActor
 
 
-def run_begun(trials: TrainingRound, key: str, report: Report) -> Settings:
+def run_begun(trials: TrainingRound, key: str, report: Report, *, fresh: bool) -> Settings:
     """Run the trial ``key``, which the driver has begun; what Tune is told of its end. All else is in the journal."""
     log = trials.log(open_storage(trials.experiment.store))
     entry = log.get(key)
     assert entry is not None, "the driver begins a trial before it is run"
     if entry.state == "begun":  # else its process was lost on the way from the journal to Tune
-        TrainingTrial(trials, entry, log, report).run()
+        TrainingTrial(trials, entry, log, report, fresh).run()
     ended = log.get(key)
     assert ended is not None
-    return {"objective": ended.objective, "done": True}
+    # Tune wants a number; nothing reads it.
+    return {"objective": math.inf if ended.objective is None else ended.objective, "done": True}
 
 
 class Steps:

@@ -1,21 +1,16 @@
-"""What trials that train spend, and whether a search may begin another. Figures only: nothing is started or stopped."""
+"""What trials that train spend, and on what. Figures only: nothing is started or stopped."""
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.commits import CommitLog
 from pipeline.experiment_spec import ResourcesSpec
-from pipeline.search.spec import BudgetSpec
 from pipeline.storage import LocalStorage
 from pipeline.tuning.log import TrialEntry
 
-WRITE_SECONDS = 5.0  # of the clock that a killed driver loses at most
 PARTS = ("start_seconds", "training_seconds", "look_seconds", "scoring_seconds", "waiting_seconds")
 
 
@@ -36,6 +31,26 @@ def start_seconds(storage: LocalStorage, run: str, *, since: float) -> float | N
 def hours_of(seconds: float, resources: ResourcesSpec) -> float:
     """Hours of a GPU behind ``seconds`` of training: x workers x their share of a GPU; of a CPU where it is none."""
     return seconds * resources.most_workers * (resources.gpus_per_worker or 1.0) / 3600.0
+
+
+def scoring_hours(seconds: float, resources: ResourcesSpec) -> float:
+    """Hours of a GPU, or of a CPU, behind ``seconds`` of drawing and scoring, in the trial's process or beside it."""
+    gpus = resources.gpus_per_worker if in_place(resources) else resources.gpus_per_sampling_worker
+    return seconds * (gpus or 1.0) / 3600.0
+
+
+def cost_of(storage: LocalStorage, entry: TrialEntry, resources: ResourcesSpec) -> float:
+    """Hours of a GPU, or of a CPU, that a trial has spent so far: of training what its runs gained since it came to
+    them, as far as that is committed, and its scores and looks."""
+    if entry.point is not None:
+        return float(entry.point["cost_hours"])
+    gained = sum(trained_seconds(storage, run) - before for run, before in entry.trained.items())
+    return hours_of(gained, resources) + entry.scored_hours
+
+
+def in_place(resources: ResourcesSpec) -> bool:
+    """Whether a trial trains in its own process: with one worker it needs no others, and starts in a second or two."""
+    return resources.workers == 1
 
 
 def time_use(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,34 +77,3 @@ def time_use(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "start_each": sum(starts) / len(starts) if starts else None,
         "start_most": max(starts, default=None),
     }
-
-
-@dataclass
-class Clock:
-    """Hours by the clock that a search has taken, over all commands: each command's in a file of its own."""
-
-    storage: LocalStorage
-    prefix: str
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    started: float = field(default_factory=time.monotonic)
-    written: float = -WRITE_SECONDS
-
-    def tick(self) -> None:
-        """Note the time that has passed; cheap enough to call all the time."""
-        passed = time.monotonic() - self.started
-        if passed - self.written >= WRITE_SECONDS:
-            self.written = passed
-            self.storage.put(f"{self.prefix}/clocks/{self.name}.json", json.dumps(passed).encode())
-
-    def hours(self) -> float:
-        others = [name for name in self.storage.list(f"{self.prefix}/clocks") if name != f"{self.name}.json"]
-        before = sum(json.loads(self.storage.read(f"{self.prefix}/clocks/{name}")) for name in others)
-        return float(before + time.monotonic() - self.started) / 3600.0
-
-
-def is_spent(budget: BudgetSpec, trials: Iterable[TrialEntry], clock: Clock) -> bool:
-    """Whether no further trial may begin. GPU hours are those of the trials that ended."""
-    spent = sum(entry.point.get("cost_hours", 0.0) for entry in trials if entry.point is not None)
-    if budget.gpu_hours is not None and spent >= budget.gpu_hours:
-        return True
-    return budget.hours is not None and clock.hours() >= budget.hours

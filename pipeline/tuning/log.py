@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pipeline.storage import LocalStorage
 
 State = Literal["begun", "finished", "pruned", "failed"]
-ATTEMPTS = 2  # of a trial that fails; more is in vain
+ATTEMPTS = 2  # at a trial that fails; more is in vain
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,18 @@ class TrialEntry:
     attempts: int = 1
     rungs: tuple[tuple[int, float], ...] = ()  # (steps, score) of the looks of pruning
     trained: Mapping[str, float] = field(default_factory=dict)  # run -> its seconds of training before this trial
+    scored_hours: float = 0.0  # of a GPU, or of a CPU, for scores and looks, over all attempts
     point: Mapping[str, Any] | None = None  # how it ended
 
     @property
     def ended(self) -> bool:
-        """Whether it is not run again: a failure of the machine's is worth a second attempt, on the next command."""
+        """Whether it is not run again: a failure may be the machine's, and is worth a second attempt."""
         return self.state in ("finished", "pruned") or (self.state == "failed" and self.attempts >= ATTEMPTS)
 
     @property
-    def objective(self) -> float:
-        """What is minimised; inf for a trial that has none."""
-        return float("inf") if self.point is None else float(self.point["objective"])
+    def objective(self) -> float | None:
+        """What is minimised; None for a trial that has none."""
+        return None if self.point is None else self.point["objective"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class TrialLog:
     prefix: str
 
     def get(self, key: str) -> TrialEntry | None:
+        """The trial ``key``; None if it never began."""
         path = self._path(key)
         if not self.storage.exists(path):
             return None
@@ -89,6 +91,11 @@ class TrialLog:
             return seconds
         return entry.trained[run]
 
+    def spend(self, key: str, hours: float) -> None:
+        """Note what scores or looks cost, beside all that did before."""
+        entry = self._entry(key)
+        self._put(replace(entry, scored_hours=entry.scored_hours + hours))
+
     def end(self, key: str, state: State, point: Mapping[str, Any]) -> None:
         """Note how the trial ended."""
         self._put(replace(self._entry(key), state=state, point=dict(point)))
@@ -96,15 +103,19 @@ class TrialLog:
     # The mark by which a running trial learns that it is pruned.
 
     def stop_key(self, key: str) -> str:
+        """Where the mark of the trial ``key`` would be."""
         return f"{self.prefix}/stops/{key}"
 
     def stop(self, key: str) -> None:
+        """Call the trial ``key`` off."""
         self.storage.put(self.stop_key(key), b"")
 
     def is_stopped(self, key: str) -> bool:
+        """Whether the trial ``key`` was called off."""
         return self.storage.exists(self.stop_key(key))
 
     def clear_stop(self, key: str) -> None:
+        """Remove the mark of the trial ``key``, which ends or begins again."""
         self.storage.remove(self.stop_key(key))
 
     def _entry(self, key: str) -> TrialEntry:

@@ -45,6 +45,7 @@ class Looks:
     key: str
     report: Report
     seconds: float = 0.0  # spent on looks
+    passed: int = -1  # the step that training goes on from
 
     @property
     def storage(self) -> LocalStorage:
@@ -53,6 +54,7 @@ class Looks:
     def during(self, train: Callable[[], None]) -> bool:
         """Run ``train`` beside the looks; whether the trial was pruned. Raises what ``train`` raises."""
         failure: list[BaseException] = []
+        self.passed = self._reached()
 
         def run() -> None:
             try:
@@ -75,11 +77,15 @@ class Looks:
 
     def _look(self, training: threading.Thread) -> bool:
         """Report the score of each rung in its turn, also of those that training had passed before a look at them."""
-        known = dict(next(entry for entry in [self.log.get(self.key)] if entry is not None).rungs)
+        entry = self.log.get(self.key)
+        assert entry is not None, "a trial that is looked at was begun"
+        known = dict(entry.rungs)
         for step in self.rungs:
             folder = self._weights(step, training)
             if step not in known and folder is None:
-                return False  # training failed, or went by without us in an earlier command
+                if step <= self.passed:
+                    continue  # an earlier command went by it and set nothing aside: it will not come again
+                return False  # training failed
             score = known.get(step)
             if score is None and folder is not None and (score := self._score(step, folder)) is not None:
                 self.log.look(self.key, step, score)
@@ -91,16 +97,23 @@ class Looks:
         return False
 
     def _weights(self, step: int, training: threading.Thread) -> Path | None:
-        """The weights of ``step``, once they are set aside; None when training ended without them."""
-        run = CommitLog(self.storage, self.node.context["run"], owner="reader", clock=time.time)
-        watched = WatchedWeights(run, None, self.rungs)
+        """The weights of ``step``, once they are set aside; None when they will not be, or training ended before."""
+        watched = WatchedWeights(self._run, None, self.rungs)
         while True:
             ended = not training.is_alive()  # before the look: what was stored until then is seen
             if (found := watched.set_aside(step)) is not None:
                 return found.folder
-            if ended:
+            if ended or step <= self.passed:
                 return None
             training.join(POLL_SECONDS)
+
+    @property
+    def _run(self) -> CommitLog:
+        return CommitLog(self.storage, self.node.context["run"], owner="reader", clock=time.time)
+
+    def _reached(self) -> int:
+        """The step of the newest checkpoint, which is not trained again."""
+        return max((int(entry.info["step"]) for entry in self._run.entries() if "step" in entry.info), default=-1)
 
     def _score(self, step: int, weights: Path) -> float | None:
         """Chained FID of ``weights``; None where it cannot be had, and the trial goes on without this look."""

@@ -14,6 +14,7 @@ from pipeline.dag import Node, ancestry, missing
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.search.budget import prefix_of
 from pipeline.search.spec import PruningSpec, SearchSpec, combinations
 from pipeline.storage import LocalStorage
 from pipeline.trained_nodes import FEATURE_SEED
@@ -26,37 +27,37 @@ LOOKED_AT = 200  # settings of a round of which it is found out what all of them
 
 @dataclass(frozen=True)
 class TrainingRound:
-    """The settings at ``paths`` are searched, those ``fixed`` stay, the stage ``stage`` is scored."""
+    """The settings at ``paths`` are searched, those ``fixed`` stay, the stage ``stage`` is scored.
+
+    ``search`` is the section as it was written: it says what is tried. That of ``experiment`` lists all levels that are
+    known, and says what a trial computes: see ``with_drawn_lists``.
+    """
 
     experiment: Experiment
+    search: SearchSpec
     stage: str
     paths: tuple[str, ...]
     fixed: Mapping[str, Any]
 
-    @cached_property
-    def search(self) -> SearchSpec:
-        assert self.experiment.search is not None, "a round is a round of a search"
-        return self.experiment.search
-
     @property
     def pruning(self) -> PruningSpec | None:
+        """How trainings are cut short; None where none is."""
         return self.search.pruning
 
     @cached_property
     def identity(self) -> str:
         """Of trials that are compared: the same stage is scored in the same way with the same settings fixed."""
         pruning = None if self.pruning is None else self.pruning.model_dump(mode="json")
-        return digest_of([self.stage, self.search.metric, pruning, self.fixed, self._declared])[:16]
+        return digest_of([self.stage, pruning, self.fixed, self.prefix])[:16]
 
     @cached_property
-    def _declared(self) -> list[str]:
-        """What the experiment as it stands would be scored by, in all rounds: with other data it is another search."""
-        ends = [stage for stage, _ in self.search.rounds(self.experiment.names, self.experiment.last)]
-        return [node.digest for end in ends for node in Nodes(self.experiment, trial=True).trial_targets(end)]
+    def prefix(self) -> str:
+        """Where the search that the round belongs to has its journal and its ledger."""
+        return prefix_of(self.experiment, self.search)
 
     def log(self, storage: LocalStorage) -> TrialLog:
         """The journal of the search that the round belongs to."""
-        return TrialLog(storage, f"searches/{digest_of([self.search.metric, self._declared])[:16]}")
+        return TrialLog(storage, self.prefix)
 
     def changed(self, settings: Mapping[str, Any]) -> Experiment:
         """The experiment of a trial. Raises ValidationError where the settings cannot go together."""
@@ -69,6 +70,10 @@ class TrainingRound:
         except ValidationError:
             return []
         return Nodes(changed, trial=True).trial_targets(self.stage)
+
+    def trainings(self, settings: Mapping[str, Any]) -> list[Node]:
+        """The trainings behind a trial, lower stages first."""
+        return trainings_of(self.targets(settings), self.experiment.chain(self.stage))
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """The name of a trial: equal for settings that compute the same."""

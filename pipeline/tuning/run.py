@@ -13,60 +13,40 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pipeline.errors import UserError
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment_spec import Experiment
+from pipeline.search.budget import Ledger
+from pipeline.search.trials import Point
 from pipeline.storage import LocalStorage
 from pipeline.tuning.actor import trainable
-from pipeline.tuning.costs import Clock
+from pipeline.tuning.costs import in_place
 from pipeline.tuning.desk import Desk
 from pipeline.tuning.log import TrialLog
 from pipeline.tuning.looks import METRIC, STEP
-from pipeline.tuning.round import Settings, TrainingRound
-from pipeline.tuning.trial import in_place
+from pipeline.tuning.round import TrainingRound
 
 LOST = 3  # times that the process of a trial may be lost with its node, before the trial counts as failed
 TRIALS = 10**6  # what Tune is told; the desk says when there are no more
 LONGEST = 10**12  # steps: no training ends by Tune's counting
 
 
-def train_round(
-    experiment: Experiment, stage: str, paths: list[str], fixed: Settings, progress: Any, storage: LocalStorage
-) -> list[dict[str, Any]]:
-    """All points of a round that searches ``paths``, some of which train, scored at ``stage``; Ray must be initialised.
+def train_round(trials: TrainingRound, ledger: Ledger, progress: Any, storage: LocalStorage) -> tuple[list[Point], int]:
+    """All points of a round of trials that train, and how many the budget kept from beginning; Ray must be initialised.
 
     A point has ``settings`` (those ``fixed`` too), ``status`` (finished, pruned or failed), ``error``, ``objective``
-    (inf unless finished), ``chained`` and ``oracle`` scores where finished, ``rungs`` ([step, pruning FID]),
+    (None unless finished), ``chained`` and ``oracle`` scores where finished, ``rungs`` ([step, pruning FID]),
     ``seconds``, the parts that ``pipeline.tuning.costs.time_use`` adds up, and ``cost_hours`` (of a GPU, or CPU, in
-    training; 0 for weights that were there). ``start_seconds``: what its process and its trainings took until their
-    first steps; None where it trained nothing. ``progress(done, trials)`` is called as trials end. Raises UserError
-    where pruning asks for what cannot be had.
+    training that was not there already, and in scores). ``start_seconds``: what its process and its trainings took
+    until their first steps; None where it trained nothing. ``progress(done, trials)`` is called as trials end.
     """
-    trials = TrainingRound(experiment, stage, tuple(paths), dict(fixed))
-    _check_pruning(experiment)
-    log = trials.log(storage)
-    desk = Desk(trials, log, Clock(storage, log.prefix))
+    desk = Desk(trials, trials.log(storage), ledger)
     if desk.has_more():
         if todo := trials.shared(storage):
             execute(todo, storage, Silence(), use_ray=True)
         _run(trials, desk, progress)
     points = [dict(entry.point) for entry in desk.entries() if entry.point is not None]
-    return sorted(points, key=lambda point: json.dumps(point["settings"], sort_keys=True))
-
-
-def _check_pruning(experiment: Experiment) -> None:
-    """Raises UserError where looks would have too few images for an FID."""
-    assert experiment.search is not None
-    pruning, features = experiment.search.pruning, sum(experiment.evaluation.classifier.channels)
-    if pruning is None:
-        return
-    for name in ("samples", "reference"):
-        if (count := getattr(pruning, name)) <= features:
-            raise UserError(
-                f"search.pruning.{name} {count}: FID in the classifier's {features} features needs more images; "
-                f"give at least {features + 1}"
-            )
+    return sorted(points, key=lambda point: json.dumps(point["settings"], sort_keys=True)), desk.not_begun
 
 
 def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
@@ -77,23 +57,24 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     from ray import tune
 
-    assert trials.experiment.search is not None
     actor = tune.with_parameters(
         trainable(),
         experiment=trials.experiment.model_dump(mode="json"),
-        place=(trials.stage, list(trials.paths), dict(trials.fixed)),
+        place=(trials.search.model_dump(mode="json"), trials.stage, list(trials.paths), dict(trials.fixed)),
         root=str(desk.log.storage.root),
     )
+    resources = trials.experiment.resources
     tuner = tune.Tuner(
-        tune.with_resources(actor, resources_of(trials.experiment)),
+        tune.with_resources(actor, training_resources(trials.experiment)),
         tune_config=tune.TuneConfig(
             num_samples=TRIALS,
             search_alg=_searcher(desk, progress),
             scheduler=None if trials.pruning is None else _halving(trials, desk),
-            max_concurrent_trials=trials.search.concurrency,
+            max_concurrent_trials=trials.search.trials_at_once(trials.paths, resources.sampling_workers),
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{trials.stage}-{trial.config['trial']}",
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            # A trial that failed is one more of Tune's when it is tried again.
+            trial_dirname_creator=lambda trial: f"{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=f"training-{trials.stage}-{int(time.time())}",
@@ -105,7 +86,7 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
     tuner.fit()
 
 
-def resources_of(experiment: Experiment) -> dict[str, float]:
+def training_resources(experiment: Experiment) -> dict[str, float]:
     """What Tune reserves for a trial: what its one worker needs, which it is itself; or next to nothing beside workers.
 
     Trials that held all CPUs or GPUs while workers of theirs asked for some would wait for ever.
@@ -129,17 +110,15 @@ def _searcher(desk: Desk, progress: Any) -> Any:
             self.done = 0
 
         def suggest(self, trial_id: str) -> Any:
-            desk.clock.tick()
             key = desk.next()
-            if key is None:
-                return Searcher.FINISHED
+            if key is None:  # none now, or none any more
+                return Searcher.FINISHED if desk.over else None
             self.keys[trial_id] = key
             progress(self.done, self.done + len(self.keys))
             return {"trial": key}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             del result
-            desk.clock.tick()
             self.done += 1
             desk.ended(self.keys.pop(trial_id), "its process was lost again and again" if error else None)
             progress(self.done, self.done + len(self.keys))

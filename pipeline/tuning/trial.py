@@ -6,43 +6,41 @@ by one trial at a time (``pipeline.tuning.claims``), for trials may differ in ho
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.dag import Node, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
-from pipeline.experiment_spec import Experiment, ResourcesSpec
+from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.search.trials import failed_point, run_trial
+from pipeline.sentences import first_message
 from pipeline.storage import LocalStorage
 from pipeline.tuning.claims import claimed
-from pipeline.tuning.costs import hours_of, start_seconds, trained_seconds
+from pipeline.tuning.costs import cost_of, in_place, scoring_hours, start_seconds, trained_seconds
 from pipeline.tuning.log import State, TrialEntry, TrialLog
 from pipeline.tuning.looks import Looks, Report
-from pipeline.tuning.round import Settings, TrainingRound, judging, trainings_of
-
-_TRIALS_HERE: list[str] = []  # that this process has run: the first one waited for the process too
-
-
-def in_place(resources: ResourcesSpec) -> bool:
-    """Whether a trial trains in its own process: with one worker it needs no others, and starts in a second or two."""
-    return resources.workers == 1
+from pipeline.tuning.round import Settings, TrainingRound, judging
 
 
 @dataclass
 class TrainingTrial:
-    """The trial ``entry`` of ``round``, which has been begun; scores of its looks go to ``report``."""
+    """The trial ``entry`` of ``round``, which has been begun; scores of its looks go to ``report``.
+
+    ``fresh``: it is the first trial of its process, which was started for it, so that it waited for the process too.
+    """
 
     round: TrainingRound
     entry: TrialEntry
     log: TrialLog
     report: Report
+    fresh: bool = False
     times: dict[str, float] = field(default_factory=dict)
-    cost_hours: float = 0.0
 
     @property
     def storage(self) -> LocalStorage:
@@ -51,12 +49,14 @@ class TrainingTrial:
     def run(self) -> dict[str, Any]:
         """Run it to its end, which is noted in the journal: its point. Errors become a field of the point."""
         began, settings = time.time(), {**self.round.fixed, **self.entry.settings}
-        process = _process_seconds(self.entry.asked, began)
+        process = _process_seconds(self.entry.asked, began) if self.fresh else 0.0
         try:
             changed = self.round.changed(self.entry.settings)
             point = {**failed_point(settings, ""), "status": "pruned", "error": None}
             if not self._train(changed):
                 point = self._scored(settings)
+        except ValidationError as error:
+            point = failed_point(settings, first_message(error))
         except Exception as error:
             point = failed_point(settings, f"{type(error).__name__}: {error}")
         self.log.clear_stop(self.entry.key)
@@ -68,7 +68,7 @@ class TrainingTrial:
             **self.times,
             "seconds": time.time() - began + process,
             "rungs": [list(rung) for rung in entry.rungs],
-            "cost_hours": self.cost_hours,
+            "cost_hours": cost_of(self.storage, entry, self.round.experiment.resources),
         }
         state: State = point["status"]
         self.log.end(self.entry.key, state, point)
@@ -76,8 +76,7 @@ class TrainingTrial:
 
     def _train(self, changed: Experiment) -> bool:
         """Train what is missing, lower stages first; whether the trial was pruned."""
-        targets = self.round.targets(self.entry.settings)
-        for node in trainings_of(targets, changed.chain(self.round.stage)):
+        for node in self.round.trainings(self.entry.settings):
             if stored(node, self.storage) is not None:
                 continue
             # A run is claimed and not a node: one that is to have more steps goes on with the same run.
@@ -100,8 +99,8 @@ class TrainingTrial:
         node = replace(node, context={**node.context, **here})
         execute(self._before(changed, node, bool(rungs)), self.storage, Silence(), use_ray=False)
         run = node.context["run"]
-        before = self.log.train(self.entry.key, run, trained_seconds(self.storage, run))
         attempt, asked = trained_seconds(self.storage, run), time.time()
+        self.log.train(self.entry.key, run, attempt)
         looks = Looks(changed, self.round.stage, node, rungs, self.log, self.entry.key, self.report)
         try:
             if rungs:
@@ -109,10 +108,10 @@ class TrainingTrial:
             execute_one(node, self.storage)
             return False
         finally:
-            now = trained_seconds(self.storage, run)
-            self.cost_hours += hours_of(now - before, changed.resources)
-            self._add("training_seconds", now - attempt)
+            self._add("training_seconds", trained_seconds(self.storage, run) - attempt)
             self._add("look_seconds", looks.seconds)
+            if not in_place(changed.resources):  # else the process of the training looks beside it
+                self.log.spend(self.entry.key, scoring_hours(looks.seconds, changed.resources))
             if (start := start_seconds(self.storage, run, since=asked)) is not None:
                 self._add("start_seconds", start)
 
@@ -127,6 +126,7 @@ class TrainingTrial:
         started = time.time()
         point = run_trial(self.round.experiment, self.round.stage, settings)
         self.times["scoring_seconds"] = time.time() - started
+        self.log.spend(self.entry.key, scoring_hours(self.times["scoring_seconds"], self.round.experiment.resources))
         return point
 
     def _add(self, part: str, seconds: float) -> None:
@@ -139,9 +139,7 @@ def execute_one(node: Node, storage: LocalStorage) -> None:
 
 
 def _process_seconds(asked: float, began: float) -> float:
-    """What a trial waited for its process to be there; nothing in one that has run a trial before."""
+    """What the first trial of this process waited for it to be there."""
     import psutil
 
-    first = not _TRIALS_HERE
-    _TRIALS_HERE.append(f"{os.getpid()}")
-    return max(0.0, began - max(asked, psutil.Process().create_time())) if first else 0.0
+    return max(0.0, began - max(asked, psutil.Process().create_time()))

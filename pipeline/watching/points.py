@@ -81,7 +81,7 @@ class CurveLog:
 
     def add(self, stage: str, *points: Point) -> None:
         """Log points of ``stage`` by rising step; what the store of MLflow does not take now waits for the next."""
-        if self._tracking is None or not points:
+        if self._tracking is None or stage not in self._tracking.runs or not points:
             return
         try:
             buffer = self._buffer(stage)
@@ -92,7 +92,8 @@ class CurveLog:
             log.warning("scores of train/%s are stored but not tracked: %s", stage, str(error).splitlines()[0])
 
     def _buffer(self, stage: str) -> MetricBuffer:
-        from pipeline.tracking.metric_buffer import MetricBuffer, Tracker
+        from pipeline.tracking.metric_buffer import MetricBuffer
+        from pipeline.tracking.runs import Tracker
 
         assert self._tracking is not None
         if stage not in self._buffers:

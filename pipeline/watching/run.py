@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,22 @@ class Watch:
 
     Ray must be initialised. Leaving the block waits for the scores of the last steps, at most as long as the
     experiment's patience; an exception that leaves it ends everything. Nothing here fails what is in the block.
+    Watches that share a ``turn`` score one moment at a time.
     """
 
-    def __init__(self, nodes: Nodes, names: Sequence[str], storage: LocalStorage, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        names: Sequence[str],
+        storage: LocalStorage,
+        say: Callable[[str], None],
+        turn: AbstractContextManager[Any] | None = None,
+    ) -> None:
         experiment = nodes.experiment
         assert experiment.evaluation.during is not None
         self.experiment, self.during = experiment, experiment.evaluation.during
         self.last = {name: experiment.stages[name].training.steps for name in names}
-        self.storage, self.say = storage, say
+        self.storage, self.say, self.turn = storage, say, turn or nullcontext()
         self.data = nodes.data
         self.classifiers = [nodes.classifier("features", FEATURE_SEED), nodes.judge]
         self.curves = {name: curve_of(nodes, storage, name) for name in names}
@@ -98,24 +107,33 @@ class Watch:
         """What must be computed beside the training. They wait for no CPU, nor does the training for theirs."""
         return [replace(node, cpus=0.0) for node in self.classifiers]
 
+    @property
+    def caveat(self) -> str | None:
+        """What a person must know of the scores before there are any."""
+        return self.during.caveat(features=sum(self.experiment.evaluation.classifier.channels))
+
     def __enter__(self) -> Watch:
-        features = sum(self.experiment.evaluation.classifier.channels)
-        if min(self.during.samples, self.during.reference) <= features:
-            self.say(
-                f"scores during training: KID only, for FID in {features} features is refused with no more images; "
-                "raise evaluation.during.samples and reference"
-            )
+        if self.caveat is not None:
+            self.say(self.caveat)
         self.thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.end(failed=error[0] is not None)
+        self.wait()
+
+    def end(self, *, failed: bool) -> None:
+        """What is watched is over: only last steps are scored from now on, and nothing where it ``failed``."""
         self.deadline = time.monotonic() + self.during.patience
-        if error[0] is not None:
+        if failed:
             self.broken.set()
         self.over.set()
+
+    def wait(self) -> None:
+        """Until the last scores are there, or time is up."""
         try:
-            # Where the block failed, nobody waits for a store of metrics that does not answer.
-            self.thread.join(None if error[0] is None else 5.0)
+            # Where what was watched failed, nobody waits for a store of metrics that does not answer.
+            self.thread.join(5.0 if self.broken.is_set() else None)
         except KeyboardInterrupt:
             self.broken.set()
             raise
@@ -139,7 +157,8 @@ class Watch:
                 return
             places = places or self._places()
             if places is not None and (due := self.due(last_only=ending)) is not None:
-                self._score(*due, places)
+                with self.turn:
+                    self._score(*due, places)
             elif ending:
                 return
             else:

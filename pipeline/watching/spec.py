@@ -32,3 +32,12 @@ class WatchSpec(Spec):
     patience: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds that the scores of the last steps may take once everything else is done."
     )
+
+    def caveat(self, *, features: int) -> str | None:
+        """What a person must know of scores in so many ``features``."""
+        if min(self.samples, self.reference) > features:
+            return None
+        return (
+            f"scores during training: KID only, for FID in {features} features is refused with no more images; "
+            "raise evaluation.during.samples and reference"
+        )

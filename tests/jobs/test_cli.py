@@ -19,7 +19,8 @@ from jobs.cli import app
 from pipeline import workflow
 from pipeline.errors import UserError
 
-DEMO = Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"
+SHIPPED = Path(__file__).parents[2] / "jobs" / "experiments"
+DEMO, ABLATION = SHIPPED / "demo.yaml", SHIPPED / "ablations" / "truncation.yaml"
 RAYFALL = [sys.executable, "-c", "from jobs.cli import main; main()"]
 
 
@@ -89,11 +90,22 @@ def test_a_stage_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pat
 
 def test_a_data_set_that_is_not_there_is_named(tree: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert rayfall("ingest", tree, data, "--size", 32, "--in-process").exit_code == 0
+    assert rayfall("ingest", tree, data, "--size", 32, "--val-fraction", 0.2, "--in-process").exit_code == 0
     settings = ("--set", f"data={{kind: shards, path: {data}}}", "--set", f"store={tmp_path / 'store'}")
-    assert rayfall("run", DEMO, "--dry-run", *settings).exit_code == 0
+    few = ("--set", "evaluation.held_out=4", "--set", "search=null")
+    assert rayfall("run", DEMO, "--dry-run", *settings, *few).exit_code == 0
+    assert f"and {data} has 4; set evaluation.held_out to" in refused("run", DEMO, "--dry-run", *settings)
     (data / "manifest.json").unlink()
     assert f"there is no data set in {data}" in refused("run", DEMO, "--dry-run", *settings)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_looked_for(tmp_path: Path) -> None:
+    store, file = ("--set", f"store={tmp_path / 'store'}"), tmp_path / "file"
+    file.touch()
+    for experiment in (DEMO, ABLATION):
+        assert f"{tmp_path} is a folder; name a file" in refused("report", experiment, "--out", tmp_path, *store)
+        assert f"{file} is a file; name another" in refused("report", experiment, "--out", file / "x.html", *store)
+    assert f"{file} is a file; name a folder" in refused("sample", DEMO, "--out", file, *store)
 
 
 def test_usage_errors_leave_with_2() -> None:
@@ -103,7 +115,10 @@ def test_usage_errors_leave_with_2() -> None:
 
 
 def test_help_names_every_command_and_an_example() -> None:
-    commands = ("ingest", "run", "train", "sample", "evaluate", "search", "report", "ui", "schema")
+    commands = ("ingest", "run", "plan", "train", "search", "ablate", "evaluate", "sample", "report", "ui", "schema")
+    assert {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands} == {
+        *commands
+    }
     listing = rayfall("--help").stdout
     for name in commands:
         assert f" {name} " in listing
@@ -178,6 +193,21 @@ def test_a_failed_node_keeps_the_traceback_of_its_process(tmp_path: Path, monkey
     assert "train/sr16 failed: ValueError: odd; the" in rayfall("train", DEMO, "--set", f"store={tmp_path}").stderr
     (log,) = (tmp_path / "failures").iterdir()
     assert "remote frames" in log.read_text()
+
+
+def test_no_password_of_an_address_is_printed_or_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, Any]:
+        raise RuntimeError("http://me:secret@host/api?token=secret does not answer")
+
+    ended_by(monkeypatch, fail)
+    given = ("--set", f"store={tmp_path}", "--set", "tracking.uri=http://me:secret@host")
+    assert "http://host/api does not answer; the" in rayfall("train", DEMO, *given).stderr
+    (log,) = (tmp_path / "failures").iterdir()
+    assert "secret" not in log.read_text()
+    for manner in ((), ("--json",)):
+        planned = rayfall("run", DEMO, "--dry-run", *manner, *given).stdout
+        assert "http://host" in planned
+        assert "secret" not in planned
 
 
 def test_a_users_mistake_found_late_is_still_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

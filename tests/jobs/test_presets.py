@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import load_experiment
+from pipeline.experiment import load_experiment, with_settings
 from pipeline.planning import Machine, reckon
+from pipeline.search.proposals import drawn_of
+from pipeline.search.spec import trains
 
 EXPERIMENTS = Path(__file__).parents[2] / "jobs" / "experiments"
 PUBLISHED = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if path.stem not in ("demo", "cifar10"))
@@ -58,6 +60,29 @@ def test_a_u_vit_of_256_px_costs_what_others_counted() -> None:
     stage = reckoned("simple_uvit_256")["plan"]["uvit256"]
     assert stage["forward_gflops"] / 2 == pytest.approx(555, rel=0.03)
     assert 2e9 < stage["parameters"] < 2.5e9
+
+
+def test_the_example_of_a_search_trains_prunes_screens_and_has_a_budget() -> None:
+    """As its first lines say; it samples six times what it trained, and never trains what it does not search."""
+    experiment = load_experiment(EXPERIMENTS / "searches" / "training.yaml")
+    search = experiment.search
+    assert search is not None
+    rounds = search.rounds(experiment.names, experiment.last)
+    assert [(stage, any(map(trains, paths))) for stage, paths in rounds] == [("sr16", True), ("sr32", False)]
+    assert {search.algorithm_of(paths) for _, paths in rounds} == {"drawn"}
+    assert {len(drawn_of(search, paths)) for _, paths in rounds} == {search.trials} == {6}
+    assert search.pruning is not None
+    assert search.screening is not None
+    assert search.screening.sampling_steps == experiment.stages["sr32"].sampling.steps // 2
+    assert search.budget.hours == 0.5
+    assert search.concurrency is None
+    head = (EXPERIMENTS / "searches" / "training.yaml").read_text().split("\nname:")[0]
+    for told in ("minutes on two CPU cores", "six trainings", "half the steps", "half an hour"):
+        assert told in head
+    for _, paths in rounds:
+        for settings in drawn_of(search, paths):
+            with_settings(experiment, settings)
+    assert all(stage["parameters"] < 3e6 for stage in reckoned("searches/training")["plan"].values())
 
 
 @pytest.mark.parametrize("name", [f"micro/{name}" for name in MICRO])

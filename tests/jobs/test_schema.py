@@ -14,14 +14,15 @@ from pipeline.experiment_spec import Experiment
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "docs" / "experiment.schema.json"
-SHIPPED = sorted((ROOT / "jobs" / "experiments").glob("*.yaml"))
+EXPERIMENTS = ROOT / "jobs" / "experiments"
+SHIPPED = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 
 def test_the_committed_schema_is_up_to_date() -> None:
     assert json.loads(SCHEMA.read_text()) == Experiment.model_json_schema(), "run `make schema`"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
 def test_shipped_experiments_load_and_fit_the_schema_they_name(path: Path) -> None:
     load_experiment(path)
     first = path.read_text().splitlines()[0]

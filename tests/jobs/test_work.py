@@ -12,3 +12,6 @@ def test_a_command_can_be_typed_again() -> None:
         "rayfall run 'my file.yaml' --set seed=1 --set 'a={b: 2}'"
     )
     assert command_of("report", Path("x.yaml"), None) == "rayfall report x.yaml"
+    assert command_of("run", Path("x.yaml"), ["tracking.uri=http://me:pw@host:5000"]) == (
+        "rayfall run x.yaml --set tracking.uri=http://host:5000"
+    )

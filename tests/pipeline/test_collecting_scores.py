@@ -265,8 +265,8 @@ def test_metrics_are_flat_and_what_was_refused_is_left_out(outcome: Outcome) -> 
         "oracle_kid": 0.0125,
         "real_accuracy": 0.875,
         "chained_accuracy_top5": 1.0,
-        "gap_fid": 2.0,
-        "gap_fid_error": pytest.approx(0.2),
+        "gap": 2.0,
+        "gap_error": pytest.approx(0.2),
         "chained_cas_top1": 0.625,
         "real_cas_top1": 0.75,
         "chained_dinov2_kid": 0.5,
@@ -306,17 +306,20 @@ def test_passports_go_along_and_their_tags_are_searchable(outcome: Outcome) -> N
 def test_all_of_it_is_recorded_under_one_parent(outcome: Outcome, collected: Report, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from pipeline.recording.experiment import open_runs, record
+    from pipeline.recording.experiment import ExperimentRuns
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    parent, tracking = open_runs(outcome.experiment, uri, "identity")
+    made = ExperimentRuns.open(outcome.experiment, uri, outcome.experiment.names)
     (tmp_path / "report.html").write_text("<p>report</p>")
-    record(outcome, collected, tracking, parent, tmp_path / "report.html")
-    client = MlflowClient(tracking_uri=tracking.uri)
+    made.record_report(collected, tmp_path / "report.html", made.record(outcome))
+    parent, client = made.parent, MlflowClient(tracking_uri=made.tracking.uri)
     opened = client.get_run(parent).info.experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([opened])}
     run = runs["evaluate/sr"]
     assert run.data.metrics["chained_cas_top1"] == 0.625
+    assert (run.data.metrics["gap"], run.info.status) == (2.0, "FINISHED")
+    assert not {"gap_fid", "chained_kid", "chained_accuracy"} & set(run.data.metrics)  # one figure, one name
+    assert run.data.params["sampling.steps"] == str(outcome.experiment.stages["sr"].sampling.steps)
     assert run.data.tags["rayfall.passport.samples"] == "40"
     assert client.get_run(parent).data.metrics["sr.chained_fid"] == 6.0
     text = (Path(run.info.artifact_uri.removeprefix("file://")) / "passports.json").read_text()

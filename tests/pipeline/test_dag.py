@@ -10,10 +10,11 @@ import pytest
 
 from pipeline import dag
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, stored
+from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, committed, missing, stored
 from pipeline.errors import UserError
 from pipeline.events import Silence
-from pipeline.execution import compute, execute
+from pipeline.execution import compute, execute, failure_sentence
+from pipeline.revision import git_revision
 from pipeline.storage import LocalStorage, open_storage
 
 CALLS: list[str] = []
@@ -123,6 +124,30 @@ def test_a_failure_names_the_node_and_leaves_nothing_behind(storage: LocalStorag
     assert "in fail" in caught.value.trace
     assert stored(bad, storage) is None
     assert stored(node("a", 1), storage) is not None
+
+
+def test_where_failures_are_tolerated_the_traceback_is_a_file_that_the_sentence_names(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    with pytest.raises(NodeFailed) as caught:
+        run(storage, node("bad", 0, function="fail"))
+    file = tmp_path / "failures" / "bad.txt"
+
+    told = failure_sentence(caught.value, file)
+
+    assert told == f"bad failed: ZeroDivisionError: no such luck (traceback: {file})"
+    assert "in fail" in file.read_text()
+    other = tmp_path / "other.txt"
+    assert failure_sentence(UserError("samples is too large"), other) == "samples is too large"
+    assert not other.exists()
+
+
+def test_a_result_says_of_which_revision_of_the_code_it_is(storage: LocalStorage) -> None:
+    for value, given, expected in ((1, "abc", "abc"), (2, None, git_revision())):
+        compute(node("a", value), storage.root, revision=given)
+        entry = committed(node("a", value), storage)
+        assert entry is not None
+        assert entry.info["revision"] == expected
 
 
 def test_a_mistake_of_the_user_stays_one(storage: LocalStorage) -> None:

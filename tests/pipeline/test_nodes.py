@@ -158,6 +158,34 @@ def test_a_search_is_another_when_what_its_trials_read_is(tmp_path: Path, overri
     assert (search_digest(tmp_path, override) != search_digest(tmp_path)) == reads
 
 
+@pytest.mark.parametrize("space", ["sampling.level: {values: [0.1, 0.2]}", "training.learning_rate: {values: [0.1]}"])
+@pytest.mark.parametrize("algorithm", ["grid", "drawn", "optuna"])
+def test_how_many_run_at_once_is_read_by_what_optuna_proposes_alone(tmp_path: Path, algorithm: str, space: str) -> None:
+    search = f"search={{samples: 200, algorithm: {algorithm}, space: {{stages.sr.{space}}}}}"
+    reads = algorithm == "optuna"
+    alone, more = (search_digest(tmp_path, search, f"search.concurrency={count}") for count in (1, 4))
+    assert (alone != more) == reads
+    few, many = (search_digest(tmp_path, search, f"resources.sampling_workers={count}") for count in (1, 4))
+    assert (few != many) == (reads and space.startswith("sampling"))
+    assert (few == search_digest(tmp_path, search, "search.concurrency=1")) == (not reads or few != many)
+
+
+@pytest.mark.parametrize(
+    ("space", "trained"),
+    [
+        ("stages.sr.sampling.level: {values: [0.1]}", {"base", "sr"}),
+        ("stages.sr.training.learning_rate: {values: [0.1]}, stages.sr.sampling.level: {values: [0.1]}", {"base"}),
+        ("stages.base.training.learning_rate: {values: [0.1]}", set()),  # the first round ends with the base
+        ("stages.base.net.dropout: {values: [0.1]}, stages.sr.sampling.level: {values: [0.1]}", {"sr"}),
+        ("stages.base.schedule: {values: [{kind: cosine}]}, stages.sr.sampling.level: {values: [0.1]}", set()),
+    ],
+)
+def test_what_a_search_trains_itself_is_not_trained_before_it(tmp_path: Path, space: str, trained: set[str]) -> None:
+    """A stage above another one is trained for the schedule of that one."""
+    node = Nodes(load(tmp_path, f"search={{samples: 200, space: {{{space}}}}}")).search()
+    assert {role.removeprefix("train ") for role in node.inputs if role.startswith("train ")} == trained
+
+
 def test_a_search_leaves_stages_alone_that_it_does_not_score(tmp_path: Path) -> None:
     own = [SINGLE, "cascades={main: [base, sr], alone: [single]}"]
     other = [*own, "stages.single.training.steps=2"]
@@ -189,7 +217,7 @@ def test_a_data_set_that_was_moved_is_linked_anew_and_nothing_is_trained_again(t
 
     def nodes(place: str, reduction: str = "box") -> dict[str, Node]:
         data = f"data={{kind: shards, path: {tmp_path / place}, reduction: {reduction}}}"
-        return graph(load(tmp_path, data))
+        return graph(load(tmp_path, data, "evaluation.held_out=10"))
 
     before = nodes("here")
     (tmp_path / "here").rename(tmp_path / "there")

@@ -121,6 +121,10 @@ def test_of_the_last_stage_no_image_stays_but_the_preview(trained: Path, tmp_pat
     assert facts["extractors"]["classifier"]["name"] == "classifier"
     assert len(facts["extractors"]["classifier"]["sha256"]) == 64
     assert facts["device"] == "cpu"
+    # In one process the parts and putting them together are all there is, none of it counted twice.
+    assert facts["computing_seconds"] > 0
+    assert facts["gathering_seconds"] > 0
+    assert facts["computing_seconds"] + facts["gathering_seconds"] <= facts["seconds"]
 
 
 @pytest.mark.parametrize("largest", [16, 32])

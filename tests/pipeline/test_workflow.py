@@ -215,6 +215,12 @@ def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experi
     assert {run.info.status for run in runs} == {"FINISHED"}
     stage = next(run for run in runs if run.info.run_name == "train/sr")
     assert [m.step for m in client.get_metric_history(stage.info.run_id, "loss")] == [2, 4]
+    lasted = {run.info.run_id: (run.info.start_time, run.info.end_time) for run in runs}
+    for goal in ("train", "search", "evaluate"):  # they end what they open again, and add no time
+        workflow.run(experiment, goal, events=Silence())
+        again = client.search_runs([opened.experiment_id])
+        assert {run.info.status for run in again} == {"FINISHED"}
+        assert {run.info.run_id: (run.info.start_time, run.info.end_time) for run in again} == lasted
     assert "report.html" in [file.path for file in client.list_artifacts(parents[0].info.run_id)]
 
 

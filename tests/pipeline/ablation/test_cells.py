@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ablation.cells import budget_notes, differing, replicates_of
+from pipeline.ablation.cells import budget_notes, replicates_of
 from pipeline.errors import UserError
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
@@ -48,6 +48,10 @@ ablation:
       truncated: {stages.sr.sampling.augmentation: truncated}
       non_truncated: {stages.sr.sampling.augmentation: non_truncated}
 """
+
+SEARCHED = "search: {samples: 20, space: {stages.sr.sampling.steps: {values: [2, 3, 4]}}}"
+BASE = "{size: 16, net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}"
+BASE += ", training: {steps: 4, batch_size: 8}}"
 
 
 def load(folder: Path, ablation: str = ABLATION, *settings: str) -> Experiment:
@@ -110,34 +114,43 @@ def test_a_cells_own_search_has_other_noise_under_every_seed_and_never_that_of_t
     assert not seeds & {one.experiment.evaluation.seed for one in found}
 
 
-def test_the_command_of_a_replicate_gives_the_same_graph(experiment: Experiment, tmp_path: Path) -> None:
+def test_the_command_of_a_replicate_gives_the_same_graph(tmp_path: Path) -> None:
+    experiment = load(tmp_path, ABLATION.replace("    none: {}\n", f"    none: {{}}\n    searched: {{{SEARCHED}}}\n"))
     file = tmp_path / "tiny.yaml"
-    file.write_text(TEXT + ABLATION)
+    assert any(replicate.experiment.search is not None for replicate in replicates_of(experiment))
     for replicate in replicates_of(experiment):
         said = shlex.split(replicate.command(["rayfall", "run", str(file), "--set", f"store={experiment.store}"]))
         settings = [value for option, value in pairwise(said) if option == "--set"]
         again = load_experiment(file, settings)
-        assert again == replicate.experiment
+        own = f"tiny-{replicate.cell}-seed{replicate.seed}"
+        assert again == replicate.experiment.model_copy(update={"name": own})
         assert again.ablation is None
         mine, theirs = Nodes(replicate.experiment).evaluation(), Nodes(again).evaluation()
+        if again.search is not None:
+            mine, theirs = [*mine, Nodes(replicate.experiment).search()], [*theirs, Nodes(again).search()]
         assert [node.digest for node in mine] == [node.digest for node in theirs]
 
 
-def test_settings_that_differ_are_those_of_cells_and_not_of_seeds(experiment: Experiment) -> None:
-    assert differing(replicates_of(experiment)) == [
-        "stages.sr.label_drop",
-        "stages.sr.augmentation",
-        "stages.sr.sampling.level",
-        "stages.sr.sampling.augmentation",
-    ]
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("stages.sr.training.steps: 6", "classless trains sr on 48 images, the baseline on 32"),
+        (
+            f"stages.more: {BASE.replace('size: 16', 'size: 32, low_res_size: 16')}",
+            "classless trains more on 32 images, the baseline has no such stage",
+        ),
+        (f"stages: {{base: {BASE}}}", "classless has no stage sr, which the baseline trains on 32 images"),
+        (SEARCHED, "classless searches 3 settings, the baseline none"),
+        (
+            "search: {trials: 7, samples: 20, space: {stages.sr.sampling.guidance: {uniform: [1.0, 2.0]}}}",
+            "classless searches 7 settings, the baseline none",
+        ),
+    ],
+)
+def test_another_effort_than_the_baselines_is_told(cell: str, told: str, tmp_path: Path) -> None:
+    other = f"ablation: {{baseline: none, cells: {{none: {{}}, classless: {{{cell}}}}}}}"
 
-
-def test_a_longer_training_is_told(tmp_path: Path) -> None:
-    longer = ABLATION.replace("stages.sr.label_drop: 1.0", "stages.sr.training.steps: 6")
-
-    assert list(budget_notes(load(tmp_path, longer))) == [
-        "classless trains sr on 48 images, the baseline on 32: budgets differ."
-    ]
+    assert list(budget_notes(load(tmp_path, other, "data.size=32"))) == [f"{told}: budgets differ."]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,38 @@ def test_a_longer_training_is_told(tmp_path: Path) -> None:
         (("stages.sr.label_drop: 1.0", "stages.sr.label_drop: 2"), "ablation cell classless: stages.sr.label_drop"),
         (("stages.sr.label_drop: 1.0", "stages.sr.sampling.level: 0.2"), "outside the trained augmentation levels"),
         (("stages.sr.label_drop: 1.0", ""), "ablation cell classless has the same settings as none"),
+        (
+            ("stages.sr.label_drop: 1.0", "search: {samples: 20, space: {stages.sr99.sampling.steps: {values: [2]}}}"),
+            "ablation cell classless: search.space stages.sr99.sampling.steps: a search takes paths that begin with",
+        ),
+        (
+            ("stages.sr.label_drop: 1.0", "search: {samples: 20, space: {stages.sr.sampling.level: {values: [0.9]}}}"),
+            "ablation cell classless: search.space stages.sr.sampling.level = 0.9: sampling.level is 0.9, outside",
+        ),
+        (
+            ("stages.sr.label_drop: 1.0", "stages.sr.size.width: 3"),
+            "ablation cell classless: stages.sr.size.width: stages.sr.size is a single value",
+        ),
+        (
+            ("stages.sr.label_drop: 1.0", "stages.sr.net: {kind: unet, channels: eight}"),
+            "ablation cell classless: stages.sr.net.channels: must be a whole number",
+        ),
+        (
+            ("seeds: [0, 1, 2]", "seeds: [0, 1, 4611686018427387904]"),
+            "ablation cell none, seed 4611686018427387904: evaluation.seed: must be below",
+        ),
+        (
+            ("baseline: none", "baseline: none\n  equal: [{cells: [none, none], margin: 1}]"),
+            "ablation.equal.0: a claim of equality is of two cells, and both of this one are none",
+        ),
+        (
+            (
+                "    strength:\n",
+                "    first: {a: {}, a-b: {stages.sr.label_drop: 0.5}}\n"
+                "    second: {b-c: {stages.sr.sampling.steps: 2}, c: {}}\n    strength:\n",
+            ),
+            "two combinations of the grid are called a-b-c-small-truncated; rename an option",
+        ),
     ],
 )
 def test_a_mistake_is_refused_when_the_experiment_is_read(

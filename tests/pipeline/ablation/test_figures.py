@@ -8,18 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.ablation.curves import (
-    curve_of,
-    during_figure,
-    level_accuracy_figure,
-    level_fid_figure,
-    loss_figure,
-    swept,
-)
+from pipeline.ablation.comparisons import Values
+from pipeline.ablation.curves import during_figure, level_accuracy_figure, level_fid_figure, loss_figure
 from pipeline.ablation.figures import equality_figure, forest_figure, gap_figure
+from pipeline.ablation.findings import chosen, front_of
 from pipeline.ablation.front_figure import pareto_figure, places
+from pipeline.ablation.level_scores import across, curve_of, level_rows, oracle_curve, swept
 from pipeline.ablation.metrics import mean, spread
-from pipeline.ablation.parts import AblationReport, CellRow, Difference, Equality
+from pipeline.ablation.parts import AblationReport, CellRow, Difference, Equality, Replicate, SweepPoint
+from pipeline.ablation.wording import told_levels, told_progress
+from pipeline.report.search_parts import Kind
 
 FIGURES = [
     forest_figure, equality_figure, gap_figure, pareto_figure, level_fid_figure, level_accuracy_figure, loss_figure,
@@ -57,6 +55,17 @@ def test_many_cells_and_seeds_are_drawn_too(figure: Figure, large_ablation: Abla
     assert len(svg) < 450_000
 
 
+def test_fids_of_small_evaluations_are_drawn_and_told(ablation: AblationReport) -> None:
+    first, *rest = ablation.base.replicates
+    watched = first.model_copy(update={"during": [(100, 40.0), (200, 30.5)]})
+    cells = [ablation.base.model_copy(update={"replicates": [watched, *rest]}), *ablation.others]
+    report = ablation.model_copy(update={"cells": cells})
+    texts = _texts(during_figure(report))
+    assert {"none (baseline)", "FID", "step"} <= set(texts)
+    assert "noise-small" not in texts  # which was not watched
+    assert told_progress(report) == "last values none 30.5."
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_one_seed_and_nothing_at_all(figure: Figure, ablation: AblationReport, bare_ablation: AblationReport) -> None:
     svg = figure(_with_seeds(ablation, 1))
@@ -76,6 +85,78 @@ def test_a_curve_is_the_mean_and_spread_over_finished_seeds(ablation: AblationRe
     assert at[0.3] == (pytest.approx(mean(values)), pytest.approx(spread(values)))
     shared = {level for level, *_ in curve_of(cell, "truncated", "chained_fid")}
     assert 0.0 in shared  # the kinds are the same thing at s = 0, which was tried once
+
+
+def test_the_spread_of_one_seed_is_unknown_rather_than_none(ablation: AblationReport) -> None:
+    one = _with_seeds(ablation, 1)
+    assert {wide for *_, wide in curve_of(one.cell("noise-small"), "truncated", "accuracy")} == {None}
+
+    def bars(report: AblationReport) -> list[bool]:
+        """Of every error bar whether anything is drawn of it."""
+        panels = level_accuracy_figure(report).split('id="legend')[0]
+        collections = re.findall(r'id="LineCollection_\d+">(.*?)</g>', panels, re.DOTALL)
+        return [" d=" in path for collection in collections for path in re.findall("<path[^>]*>", collection)]
+
+    assert len(bars(one)) == len(bars(ablation)) > 20
+    assert not any(bars(one))
+    assert any(bars(ablation))
+
+
+def _point(kind: Kind, level: float, fid: float, oracle: float) -> SweepPoint:
+    return SweepPoint(kind=kind, level=level, logsnr=0.0, ddpm_step=0.0, chained_fid=fid, oracle_fid=oracle)
+
+
+def test_the_best_level_is_that_of_the_better_kind_and_the_oracle_has_none(ablation: AblationReport) -> None:
+    sweep = [
+        _point("truncated", 0.1, 10.0, 4.0), _point("non_truncated", 0.1, 12.0, 6.0),
+        _point("truncated", 0.3, 11.0, 7.0), _point("non_truncated", 0.3, 5.0, 7.0),
+    ]  # fmt: skip
+    row = CellRow(name="one", settings={"x": 1}, replicates=[Replicate(seed=0, status="finished", sweep=sweep)])
+    report = ablation.model_copy(update={"cells": [ablation.base, row]})
+    assert told_levels(report, "chained_fid") == "best at s = 0.3, non-truncated, for one with 5.00."
+    assert oracle_curve(row) == [(0.1, 5.0, None), (0.3, 7.0, None)]
+
+
+def test_the_baseline_is_drawn_for_each_of_its_kinds(ablation: AblationReport) -> None:
+    turned = ablation.model_copy(update={"baseline": "noise-small"})
+    texts = _texts(level_fid_figure(turned))
+    assert {"baseline, truncated", "baseline, non-truncated"} <= set(texts)
+    assert "baseline" in _texts(level_fid_figure(ablation))  # which was scored at s = 0 alone
+
+
+def test_cells_that_differ_in_level_and_kind_alone_are_one_panel(fixed_ablation: AblationReport) -> None:
+    whole = across(fixed_ablation)
+    assert whole is not None
+    assert [cell.name for cell in level_rows(fixed_ablation)] == ["all cells"]
+    clean = fixed_ablation.cell("clean")
+    for kind in ("truncated", "non_truncated"):
+        curve = {level: (middle, wide) for level, middle, wide in curve_of(whole, kind, "chained_fid")}
+        for level, name in ((0.0, "clean"), (0.1, f"s0.1-{kind}"), (0.3, f"s0.3-{kind}")):
+            cell = fixed_ablation.cell(name)
+            assert curve[level] == (cell.mean("chained_fid"), cell.spread("chained_fid"))
+        assert curve[0.0][0] == clean.mean("chained_fid")  # at s = 0 they are the same images
+    assert len(whole.replicates) == 3
+    texts = _texts(level_fid_figure(fixed_ablation))
+    assert {"all cells", "truncated", "non-truncated", "oracle", "chosen"} <= set(texts)
+    assert "baseline" not in texts
+    assert " ".join(texts).count("step") == 1
+    assert _texts(level_accuracy_figure(fixed_ablation))
+    assert (
+        told_levels(fixed_ablation, "accuracy")
+        == "best at s = 0.3, non-truncated, for all cells with 84.0\N{NO-BREAK SPACE}%."
+    )
+
+
+def test_levels_that_are_not_fixed_or_not_alone_make_no_such_panel(fixed_ablation: AblationReport) -> None:
+    searched = fixed_ablation.model_copy(update={"settings": {**fixed_ablation.settings, "search": {"samples": 8}}})
+    more = fixed_ablation.cells[1].model_copy(update={"settings": {"stages.sr32.training.steps": 5}})
+    else_too = fixed_ablation.model_copy(update={"cells": [fixed_ablation.cells[0], more, *fixed_ablation.cells[2:]]})
+    lower = fixed_ablation.cells[1].model_copy(update={"settings": {"stages.sr16.sampling.level": 0.1}})
+    below = fixed_ablation.model_copy(update={"cells": [fixed_ablation.cells[0], lower]})
+    alone = fixed_ablation.model_copy(update={"cells": fixed_ablation.cells[1:3], "baseline": "s0.1-truncated"})
+    for report in (searched, else_too, below, alone):
+        assert across(report) is None
+        assert level_fid_figure(report) == ""
 
 
 def test_a_cell_scored_at_one_level_has_no_panel_of_its_own(ablation: AblationReport) -> None:
@@ -105,9 +186,28 @@ def test_the_forest_tells_what_was_found_from_what_was_not(ablation: AblationRep
 
 def test_the_front_has_every_cell_with_both_goals(ablation: AblationReport) -> None:
     assert [place.cell.name for place in places(ablation)] == [cell.name for cell in ablation.cells]
+    assert [place.cell.name for place in places(ablation) if not place.ranked] == ["noise-large"]  # it lost a seed
+    cells = [cell.model_copy(update={"replicates": cell.replicates[:2]}) for cell in ablation.cells]
+    short = cells[0].model_copy(update={"replicates": cells[0].replicates[:1] + ablation.cells[0].replicates[2:]})
+    apart = ablation.model_copy(update={"cells": [short, *cells[1:]]})  # all have two seeds, of which one is common
+    assert [(place.fid, place.ranked) for place in places(apart)] == [
+        (cell.values("chained_fid")[0], True) for cell in cells
+    ]
     lost = ablation.cells[1].model_copy(update={"replicates": []})
     fewer = ablation.model_copy(update={"cells": [ablation.cells[0], lost]})
     assert pareto_figure(fewer) == ""  # one point is no comparison
+
+
+def test_the_front_of_the_made_up_report_is_that_of_its_values(ablation: AblationReport) -> None:
+    values: Values = {
+        cell.name: {
+            one.seed: {metric: found for metric in ablation.metrics if (found := one.value(metric)) is not None}
+            for one in cell.finished
+        }
+        for cell in ablation.cells
+    }
+    assert ablation.front == front_of(values)
+    assert chosen(values).cell == ablation.chosen
 
 
 def test_names_on_the_front_do_not_cover_each_other(ablation: AblationReport) -> None:

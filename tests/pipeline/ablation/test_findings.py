@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.ablation.comparisons import compare
-from pipeline.ablation.findings import chosen, verdicts
+from pipeline.ablation.findings import chosen, front_of, verdicts
 from pipeline.ablation.spec import Metric
 
 Table = dict[str, dict[int, dict[Metric, float]]]
@@ -65,10 +65,19 @@ def test_what_came_out_the_same_under_every_seed_is_told_so() -> None:
     assert told(fids(none=NONE, same=NONE)) == ["same had the chained FID of none under every seed."]
 
 
+def test_a_difference_without_any_spread_is_told_so_and_is_no_find() -> None:
+    assert told(fids(none=NONE, less=[value - 4 for value in NONE])) == [
+        "less has a lower chained FID than none, by 4, the same under each of 3 seeds: no spread was seen, so there is "
+        "no interval, and it does not count as found."
+    ]
+
+
 def test_a_find_whose_interval_reaches_across_zero_is_told_so() -> None:
     """The one way in which Holm's decision and the interval may differ: a later step is at a larger level."""
     values = fids(none=[0.0] * 3, clear=[100.0, 100.1, 100.2], less=[1.0, 1.4, 0.7])
     found = compare(values, "none").differences["less"]["chained_fid"]
+    assert found.p is not None
+    assert found.low is not None
     assert found.p <= 0.05
     assert found.low <= 0
     assert told(values)[1].endswith("; that interval has 0 in it, so that there is a difference is all that was found.")
@@ -94,7 +103,32 @@ def test_the_lowest_mean_fid_is_chosen_and_the_next_best_is_told_with_its_interv
 def test_a_cell_that_lacks_seeds_is_passed_over() -> None:
     found = chosen(fids(none=NONE, small=SMALL, lucky=[1.0, 2.0]))
     assert found.cell == "small"
-    assert found.why.endswith("Passed over for the seeds that they lack: lucky (2 of 3 seeds).")
+    assert found.why.endswith("Passed over, here and on the front, for the seeds that they lack: lucky (2 of 3 seeds).")
+
+
+def test_cells_that_lack_different_seeds_are_ranked_by_those_that_all_have() -> None:
+    """Seed 2 is a bad one, which a lacks, and seed 0 a good one, which b lacks: by all that each has, a is lower."""
+    values = table(a=[(10.0, 0.5), (12.0, 0.5)], b=[(0.0, 0.0), (11.0, 0.6), (40.0, 0.4)])
+    del values["b"][0]
+    found = chosen(values)
+    assert found.cell == "b"
+    assert plain(found.why).startswith(
+        "b has the lowest mean chained FID of 2 cells, 11.0 over 1 seed that all of them have."
+    )
+    assert front_of(values) == ["b"]
+
+
+def test_without_a_seed_that_all_ranked_cells_have_nothing_is_chosen() -> None:
+    values = fids(a=[10.0], b=[0.0, 11.0])
+    del values["b"][0]
+    assert chosen(values) == (None, "No seed has a chained FID in all of a and b: nothing can be ranked.")
+    assert front_of(values) == []
+
+
+def test_the_next_best_at_the_same_distance_under_every_seed_is_told_without_an_interval() -> None:
+    assert chosen(fids(a=[1.0, 2.0], b=[2.0, 3.0])).why.endswith(
+        "The next best, b, is 1 above it, the same under each of 2 seeds: no spread was seen, so there is no interval."
+    )
 
 
 def test_fid_and_accuracy_that_disagree_are_shown_as_a_front() -> None:
@@ -108,11 +142,13 @@ def test_fid_and_accuracy_that_disagree_are_shown_as_a_front() -> None:
     assert plain(chosen(values).why).endswith("No cell has a higher accuracy (50.0 %): FID and accuracy agree.")
 
 
-def test_a_chosen_cell_may_be_off_the_front_that_a_passed_over_one_is_on() -> None:
-    values = table(low=[(10.0, 0.5), (11.0, 0.5)], lucky=[(9.0, 0.75)])
-    found = chosen(values)
-    assert found.cell == "low"
-    assert "not on the Pareto front of FID and accuracy (50.0 %), which is lucky" in plain(found.why)
+def test_a_cell_that_lacks_seeds_or_their_accuracy_is_on_no_front() -> None:
+    values = table(low=[(10.0, 0.5), (11.0, 0.5)], lucky=[(9.0, 0.75)], part=[(12.0, 0.9), (13.0, 0.9)])
+    del values["part"][1]["accuracy"]
+    assert chosen(values).cell == "low"
+    assert front_of(values) == ["low"]
+    values["part"][1]["accuracy"] = 0.9
+    assert front_of(values) == ["low", "part"]
 
 
 def test_of_equal_fids_the_more_accurate_is_chosen_then_the_first() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +14,23 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.ablation.collecting import MISSING
 from pipeline.ablation.opened_runs import Key, close_ablation, open_ablation, trainings_of
-from pipeline.ablation.parts import AblationReport, CellRow
+from pipeline.ablation.parts import AblationReport, CellRow, Replicate
 from pipeline.ablation.recording import record_ablation
+from pipeline.commits import CommitLog
+from pipeline.dag import stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
+from pipeline.storage import open_storage
 from pipeline.tracking.registry import registered
 from pipeline.tracking.runs import Tracker
 
 STAGES = {"base8": 8, "sr16": 16, "sr32": 32}
+SECONDS = 90.0
 HISTORY = [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}]
 
 
-def declared(cells: Mapping[str, Mapping[str, Any]], name: str) -> Experiment:
+def declared(cells: Mapping[str, Mapping[str, Any]], name: str, store: Path) -> Experiment:
     """An experiment with the stages of the made-up report, and its cells."""
     stages: dict[str, Any] = {}
     for stage, size in STAGES.items():
@@ -35,7 +39,7 @@ def declared(cells: Mapping[str, Mapping[str, Any]], name: str) -> Experiment:
         if size > 8:
             stages[stage] |= {"low_res_size": size // 2, "augmentation": {"noise": {"levels": [0.0, 0.4]}}}
     return Experiment.model_validate({
-        "name": name, "data": {"kind": "drawn", "size": 32}, "stages": stages,
+        "name": name, "data": {"kind": "drawn", "size": 32}, "stages": stages, "store": store,
         "ablation": {"baseline": next(iter(cells)), "seeds": [0, 1, 2], "cells": cells},
     })  # fmt: skip
 
@@ -52,17 +56,16 @@ def replicates_of(experiment: Experiment) -> dict[Key, Experiment]:
     }
 
 
-def trained(root: Path, replicates: Mapping[Key, Experiment]) -> dict[Key, dict[str, Path]]:
-    """Folders as results of trainings have them, with their curves."""
-    found: dict[Key, dict[str, Path]] = {}
-    for key, one in replicates.items():
-        found[key] = {}
-        for stage, node in trainings_of(one).items():
-            folder = root / node / "files"
-            folder.mkdir(parents=True, exist_ok=True)
+def train(one: Experiment, *stages: str) -> None:
+    """Have the results of the trainings of ``stages`` stored, with their curves."""
+    storage = open_storage(one.store)
+    for stage in stages:
+        node = trainings_of(one)[stage]
+        if stored(node, storage) is None:
+            log = CommitLog(storage, node.key, owner="me", clock=time.time)
+            name, folder = log.new_folder("files")
             (folder / "history.json").write_text(json.dumps(HISTORY))
-            found[key][stage] = folder
-    return found
+            log.commit(name, {"source": "", "summary": {"seconds": SECONDS}, "seconds": 1.0})
 
 
 class Store:
@@ -74,17 +77,20 @@ class Store:
         self.html = folder / "report.html"
         self.html.write_text("<p>report</p>")
 
-    def record(self, report: AblationReport, *, opened: bool = True) -> str:
-        experiment = declared({cell.name: cell.settings for cell in report.cells}, self.name)
+    def record(self, report: AblationReport) -> str:
+        experiment = declared({cell.name: cell.settings for cell in report.cells}, self.name, self.folder)
         replicates = {key: one for key, one in replicates_of(experiment).items() if key[1] in report.seeds}
-        if opened:
-            open_ablation(experiment, replicates, self.uri, identity="one")
-        failed = [(cell.name, one.seed) for cell in report.cells for one in cell.failed]
-        folders = {key: found for key, found in trained(self.folder, replicates).items() if key not in failed}
-        return record_ablation(
-            report, self.uri, experiment=experiment, html=self.html, identity="one", folders=folders,
-            replicates=replicates,
+        opened = open_ablation(experiment, replicates, self.uri, identity="one")
+        whole = [(cell.name, one.seed) for cell in report.cells for one in cell.finished]
+        for key, one in replicates.items():
+            train(one, *(STAGES if key in whole else ("base8", "sr16")))
+        made = record_ablation(
+            report, self.uri, experiment=experiment, html=self.html, identity="one",
+            replicates={key: replicates[key] for key in whole},
         )  # fmt: skip
+        if not any(cell.missing for cell in report.cells):
+            close_ablation(opened, "FAILED")
+        return made
 
     def runs(self, filter_string: str = "") -> list[Run]:
         opened = self.client.get_experiment_by_name(self.name)
@@ -135,7 +141,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, ablation: AblationReport, ur
 @pytest.fixture(scope="module")
 def parent(store: Store) -> str:
     """Two of three cells first, then all; then all of it again, which must add nothing."""
-    few = of_cells(store.report, 3)
+    few = of_cells(store.report, 3, front=["noise-small", "noise-large"])
     parent = store.record(of_cells(few, 2))
     assert len(store.runs("tags.`rayfall.kind` = 'trial'")) == 6
     first = store.state()
@@ -182,9 +188,46 @@ def test_what_replicates_share_stands_once_under_the_ablation(store: Store, pare
     curves = {run.info.run_id: store.client.get_metric_history(run.info.run_id, "loss") for run in own}
     drawn = [[(point.step, point.value) for point in curve] for curve in curves.values()]
     assert drawn.count([(10, 0.5), (20, 0.25)]) == 8  # the ninth failed
+    assert Counter(run.info.status for run in stages) == {"FINISHED": 14, "FAILED": 1}
+    assert {run.info.end_time - run.info.start_time for run in stages if run.info.status == "FINISHED"} == {90_000}
+    assert {name: own[0].data.params[name] for name in ("stage", "size", "training.steps")} == {
+        "stage": "sr32", "size": "32", "training.steps": "20",
+    }  # fmt: skip
     evaluations = store.runs("tags.`rayfall.kind` = 'evaluation'")
     whose = Counter(run.data.tags["mlflow.parentRunId"] for run in evaluations if run.info.run_name == "evaluate/sr32")
     assert sorted(whose) == sorted(run for run, trial in trials.items() if trial.info.status == "FINISHED")
+    assert len(evaluations) == 8 + 6  # of sr32; of base8 and sr16, which the cells of a seed share
+
+
+def test_what_scores_are_read_as_is_no_other_evaluation(store: Store, parent: str) -> None:
+    """Another version reads another figure out of the same stored scores."""
+
+    def read(one: Replicate) -> Replicate:
+        stages = [
+            stage.model_copy(update={"chained": stage.chained and stage.chained.model_copy(update={"sfid": 1.0})})
+            for stage in one.stages
+        ]
+        return one.model_copy(update={"stages": stages})
+
+    before = {run.info.run_id for run in store.runs()}
+    few = of_cells(store.report, 3, front=["noise-small", "noise-large"])
+    cells = [cell.model_copy(update={"replicates": list(map(read, cell.replicates))}) for cell in few.cells]
+    store.record(few.model_copy(update={"cells": cells}))
+    assert {run.info.run_id for run in store.runs()} == before
+
+
+def test_a_filter_of_the_documentation_finds_the_seeds_of_a_cell(store: Store, parent: str) -> None:
+    told = "tags.`rayfall.kind` = 'trial' and params.cell = 'none'"
+    assert told in (Path(__file__).parents[3] / "docs" / "mlflow.md").read_text()
+    assert sorted(run.data.params["seed"] for run in store.runs(told)) == ["0", "1", "2"]
+
+
+def test_a_replicate_lasts_as_long_as_it_took(store: Store, parent: str) -> None:
+    trials = store.runs("tags.`rayfall.status` = 'finished'")
+    for run in trials:
+        one = store.report.cell(run.data.params["cell"]).replicates[int(run.data.params["seed"])]
+        assert run.info.end_time - run.info.start_time == int(1000 * one.seconds)
+    assert len(trials) == 8
 
 
 def test_failure_choice_front_and_baseline_are_tags(store: Store, parent: str) -> None:
@@ -204,8 +247,8 @@ def test_failure_choice_front_and_baseline_are_tags(store: Store, parent: str) -
 def test_a_former_choice_is_none_any_more(tmp_path: Path, ablation: AblationReport, uri: str) -> None:
     store = Store(tmp_path, ablation, uri, "changed")
     few = with_seeds(of_cells(ablation, 2), 1)
-    store.record(few, opened=False)
-    store.record(few.model_copy(update={"chosen": "none", "front": ["none"]}), opened=False)
+    store.record(few)
+    store.record(few.model_copy(update={"chosen": "none", "front": ["none"]}))
     for tag in ("chosen", "front"):
         assert [run.data.params["cell"] for run in store.runs(f"tags.`rayfall.{tag}` = 'true'")] == ["none"]
     version = store.client.get_model_version_by_alias("changed", "chosen")
@@ -258,19 +301,24 @@ def test_the_chosen_cell_is_a_model_version(store: Store, parent: str) -> None:
 def test_a_replicate_to_come_stays_open_until_it_is_there(tmp_path: Path, ablation: AblationReport, uri: str) -> None:
     store = Store(tmp_path, ablation, uri, "waiting")
     few = with_seeds(of_cells(ablation, 2), 2)
-    waiting = few.cells[1].replicates[1].model_copy(update={"status": "failed", "error": MISSING, "stages": []})
+    waiting = Replicate(seed=1, status="missing")
     row = few.cells[1].model_copy(update={"replicates": [few.cells[1].replicates[0], waiting]})
     store.record(few.model_copy(update={"cells": [few.cells[0], row]}))
     assert [
         run.info.run_name for run in store.runs("attributes.status = 'RUNNING' and tags.`rayfall.kind` = 'trial'")
     ] == ["noise-small seed 1"]
+    [parent] = store.runs("tags.`rayfall.kind` = 'ablation'")
+    assert (parent.data.metrics["replicates_failed"], parent.data.metrics["replicates_to_come"]) == (0, 1)
+    assert parent.info.status == "RUNNING"
     store.record(few)
     assert {run.info.status for run in store.runs()} == {"FINISHED"}
     assert store.runs("tags.`rayfall.error` LIKE '%'") == []
 
 
-def test_what_is_opened_has_live_curves_and_ends_with_the_command(ablation: AblationReport, uri: str) -> None:
-    experiment = declared({cell.name: cell.settings for cell in ablation.cells[:2]}, "opened")
+def test_what_is_opened_has_live_curves_and_ends_with_the_command(
+    tmp_path: Path, ablation: AblationReport, uri: str
+) -> None:
+    experiment = declared({cell.name: cell.settings for cell in ablation.cells[:2]}, "opened", tmp_path)
     replicates = {key: one for key, one in replicates_of(experiment).items() if key[1] == 0}
     opened = open_ablation(experiment, replicates, uri, identity="one")
     assert open_ablation(experiment, replicates, uri, identity="one") == opened
@@ -279,7 +327,10 @@ def test_what_is_opened_has_live_curves_and_ends_with_the_command(ablation: Abla
     assert first["sr32"] != second["sr32"]
     client = MlflowClient(tracking_uri=uri)
     client.set_terminated(first["base8"])
-    close_ablation(opened, "FAILED")
+    train(replicates["none", 0], "sr16")
+    close_ablation(opened, "KILLED")
     ended = [client.get_run(run).info.status for run in [first["sr32"], opened.parent, *opened.trials.values()]]
-    assert ended == ["FAILED"] * 4
+    assert ended == ["KILLED"] * 4
     assert client.get_run(first["base8"]).info.status == "FINISHED"  # it had ended by itself
+    assert client.get_run(first["sr16"]).info.status == "FINISHED"  # it was stored, if not yet recorded
+    assert [point.step for point in client.get_metric_history(first["sr16"], "loss")] == [10, 20]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.ablation.parts import AblationReport
+from pipeline.ablation.parts import AblationReport, Replicate
 from pipeline.ablation.report import figure_files, render
 
 
@@ -95,6 +95,58 @@ def test_pictures_have_words_and_tables_have_headers(page: str, ablation: Ablati
 def test_the_same_report_gives_the_same_bytes(page: str, ablation: AblationReport) -> None:
     again = AblationReport.model_validate_json(ablation.model_dump_json())
     assert render(again) == page
+
+
+def test_what_is_claimed_of_the_statistics_is_hedged_beside_the_table(page: str) -> None:
+    text = _text(page)
+    for wanted in (
+        "as many seeds would have found 80 % of the time, were the true spread the one seen here, which is itself a "
+        "guess", "for all cells at once within one metric, not across the 4 metrics",
+        "seeds added after a look at the results make false finds likelier than 5 %",
+        "before results are seen, which nothing here can check; each is tested by itself at 5 %, and a relative margin "
+        "is itself measured", "Crosses are cells that lack seeds",
+    ):  # fmt: skip
+        assert wanted in text
+    assert "beforehand" not in text
+
+
+def test_costs_are_device_time_and_trainings_have_the_cell_that_shares_them(
+    page: str, ablation: AblationReport
+) -> None:
+    text = _text(page)
+    assert "All replicates together took 1 h 33 min of GPU time" in text
+    assert "GPU time over all seeds. Reused: computed once for several cells. By the clock: each training" in text
+    rows = [row for row in _tree(page).iter("tr") if "".join(row[-1].itertext()).startswith(("that of", "its own"))]
+    whose = {"".join(row[0].itertext()).split()[0]: "".join(row[-1].itertext()) for row in rows}
+    assert whose["noise-small"] == "that of truncated"
+    assert whose["truncated"] == "that of noise-small"
+    assert whose["none"] == whose["blur"] == "its own"
+    either = ablation.model_copy(update={"sharing": ablation.sharing.model_copy(update={"device": None})})
+    told = _text(render(either))
+    assert "of device time" in told
+    assert "Device time over all seeds: GPU-seconds where GPUs were used, else CPU-core-seconds." in told
+
+
+def test_what_is_still_to_come_is_told_as_that(ablation: AblationReport) -> None:
+    waiting = [Replicate(seed=seed, status="missing") for seed in (1, 2)]
+    cells = [
+        cell.model_copy(update={"replicates": [cell.replicates[0], *waiting], "differences": {}})
+        for cell in ablation.cells
+    ]
+    text = _text(render(ablation.model_copy(update={"cells": cells})))
+    assert "12 of 18 replicates are still to come" in text
+    assert "failed" not in text.split("At a glance", 2)[2].split("Claims of equality")[0].replace("neither failed", "")
+    assert "1 of 3 2 to come" in text
+
+
+def test_cells_at_fixed_levels_have_a_panel_and_its_words(fixed_ablation: AblationReport) -> None:
+    page = render(fixed_ablation)
+    assert {"fid-by-level.svg", "accuracy-by-level.svg"} <= set(figure_files(fixed_ablation))
+    text = _text(page)
+    assert "FID of sr32 in the cells, which differ in nothing but s and kind" in text
+    assert "The cell at s = 0 stands for both kinds; the ring marks the chosen cell." in text
+    assert "A search draws fewer samples" not in text
+    assert "All panels have the same axes" not in text
 
 
 def test_missing_parts_leave_no_holes(bare_ablation: AblationReport) -> None:

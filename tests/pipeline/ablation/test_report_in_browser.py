@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.ablation.parts import AblationReport
+from pipeline.ablation import tables
+from pipeline.ablation.metrics import METRICS
+from pipeline.ablation.parts import AblationReport, Difference
 from pipeline.ablation.report import render
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -154,6 +156,26 @@ def test_a_browser_has_nothing_to_complain_about_at_any_width(browser: Browser, 
     browser.open(other, 1280)
     assert browser.value("document.title") != "run"  # the policy lets the page's own scripts run, and no others
     assert browser.complaints
+
+
+@needs_browser
+def test_five_metrics_of_many_digits_fit_a_laptop(
+    browser: Browser, tmp_path: Path, ablation: AblationReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recall among the first columns, wide intervals in all, and a seed that one of each pair lacks."""
+    monkeypatch.setattr(tables, "FIRST", tuple(METRICS))
+    wide = Difference(mean=-112.34, error=0.1, low=-135.25, high=-104.43, p=0.0123, detectable=118.9, n=2)
+    narrow = Difference(mean=-0.1234, error=0.1, low=-0.3525, high=0.1443, p=0.0123, detectable=0.1189, n=2)
+    differences = {metric: narrow if words.share else wide for metric, words in METRICS.items()}
+    cells = [ablation.base, *(cell.model_copy(update={"differences": differences}) for cell in ablation.others)]
+    file = tmp_path / "five.html"
+    file.write_text(render(ablation.model_copy(update={"cells": cells, "metrics": list(METRICS)})), encoding="utf-8")
+    browser.open(file, 1280)
+    assert browser.value("document.querySelectorAll('.cells thead th').length") == 7
+    table = "document.querySelector('.cells').closest('.scroll')"
+    assert browser.value(f"{table}.scrollWidth <= {table}.clientWidth")
+    cut = "[...document.querySelectorAll('.cells .whole')].every(one => one.getClientRects().length === 1)"
+    assert browser.value(cut)  # no number or interval is broken
 
 
 @needs_browser

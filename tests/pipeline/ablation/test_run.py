@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+from typer.testing import CliRunner
 
-from pipeline.ablation.run import Ablation
+from jobs.ablating import print_ablation_plan
+from jobs.cli import app
+from pipeline.ablation.run import Ablation, watched_by
 from pipeline.ablation.workflow import plan_ablation, report_ablation, run_ablation
 from pipeline.dag import stored
 from pipeline.errors import UserError
@@ -16,6 +23,8 @@ from pipeline.events import Silence
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.watching.run import curve_of
+from pipeline.workflow import Session
 
 TEXT = """\
 name: tiny_ablation
@@ -49,6 +58,7 @@ ablation:
     broken: {stages.sr.training: {steps: 2, batch_size: 8, learning_rate: 1.0e+30, warmup: 0}}
   equal: [{cells: [clean, noisy], relative_margin: 0.5}]
 """
+DURING = "evaluation.during={every: 1, samples: 20, reference: 60}"
 
 
 class Seen(Silence):
@@ -85,6 +95,7 @@ def first(folder: Path, ray_cluster: None) -> tuple[dict[str, Any], list[str]]:
     return ablate(load(folder))
 
 
+@pytest.mark.ray
 def test_every_cell_has_a_figure_for_every_seed_and_the_broken_one_is_shown_as_failed(
     first: tuple[dict[str, Any], list[str]],
 ) -> None:
@@ -93,15 +104,34 @@ def test_every_cell_has_a_figure_for_every_seed_and_the_broken_one_is_shown_as_f
 
     assert {name: cell["n"] for name, cell in figures["cells"].items()} == {"clean": 3, "noisy": 3, "broken": 0}
     assert list(figures["failed"]) == [f"broken, seed {seed}" for seed in (0, 1, 2)]
-    assert all("train/sr failed: FloatingPointError" in why for why in figures["failed"].values())
+    for why in figures["failed"].values():
+        assert "train/sr failed: FloatingPointError" in why
+        (trace,) = re.findall(r"\(traceback: (.*)\)$", why)
+        assert "FloatingPointError" in Path(trace).read_text().splitlines()[-1]
+        assert len(Path(trace).read_text().splitlines()) > 2
     difference = figures["cells"]["noisy"]["differences"]["chained_fid"]
     assert difference["n"] == 3
     assert difference["low"] < difference["mean"] < difference["high"]
     assert len(figures["equalities"]) == 1
 
 
+@pytest.mark.ray
+def test_no_run_stays_open_and_trainings_of_a_failed_replicate_end_as_they_came_out(
+    first: tuple[dict[str, Any], list[str]], folder: Path
+) -> None:
+    client = MlflowClient(tracking_uri=first[0]["tracking"])
+    opened = client.get_experiment_by_name("tiny_ablation")
+    assert opened is not None
+    runs = client.search_runs([opened.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
+    stages = [run for run in runs if run.data.tags["rayfall.kind"] == "stage"]
+    assert {run.info.status for run in stages if run.data.params["stage"] == "base"} == {"FINISHED"}
+    assert [run.info.status for run in stages].count("FAILED") == 3  # the stage of the broken cell, under each seed
+
+
+@pytest.mark.ray
 def test_weights_and_low_res_images_are_made_once_for_the_cells_that_share_them(
-    first: tuple[dict[str, Any], list[str]],
+    first: tuple[dict[str, Any], list[str]], folder: Path
 ) -> None:
     figures, computed = first
     trained = [name for name in computed if ": train/" in name]
@@ -109,16 +139,21 @@ def test_weights_and_low_res_images_are_made_once_for_the_cells_that_share_them(
     # base, and the stage above it as declared, under each of three seeds; the broken one never ends.
     assert len(trained) == len(set(trained)) == figures["sharing"]["trainings_run"] == 6
     assert figures["sharing"]["trainings_asked"] == 15
+    chose = {cell.replicate.name: cell.experiment.stages["sr"].sampling for cell in Ablation.of(load(folder)).cells}
     for seed in (0, 1, 2):
-        # What is truncated on the way is another trajectory than what is finished.
         drawn = {name for name in computed if name.startswith(f"seed {seed}") and name.endswith(": chained/base")}
-        assert f"seed {seed}, clean and broken: chained/base" in drawn or drawn == {
-            f"seed {seed}, 3 cells: chained/base"
-        }
-    for name in ("data", "classifier/features", "classifier/judge", "real/train/16"):
-        assert computed.count(name) <= 1  # none: the search, which needs them too, was first
+        # What is truncated on the way is another trajectory than what is finished.
+        apart = chose[f"noisy, seed {seed}"].augmentation == "truncated"
+        users = ("clean and broken", "noisy") if apart else ("clean and broken",)
+        assert drawn == {f"seed {seed}, {one}: chained/base" for one in users}
+    for name in ("data", "classifier/features", "real/train/16"):
+        assert computed.count(name) == 1
+    assert computed.count("classifier/judge") == 1, "for the cells that do not search, and then for the trials too"
+    results = [path.name for path in (folder / "store" / "results").iterdir()]
+    assert len([name for name in results if name.startswith("classifier-judge-")]) == 1
 
 
+@pytest.mark.ray
 def test_the_same_command_computes_nothing_but_what_failed(
     first: tuple[dict[str, Any], list[str]], folder: Path
 ) -> None:
@@ -129,6 +164,34 @@ def test_the_same_command_computes_nothing_but_what_failed(
     assert figures["cells"] == first[0]["cells"]
 
 
+@pytest.mark.ray
+def test_the_command_ends_with_1_for_what_failed_and_tells_the_rest_as_json(
+    first: tuple[dict[str, Any], list[str]], folder: Path
+) -> None:
+    command = ["ablate", str(folder / "tiny.yaml"), "--set", f"store={folder / 'store'}"]
+    answer = CliRunner().invoke(app, [*command, "--json"])
+
+    assert answer.exit_code == 1, answer.output
+    figures = json.loads(answer.stdout)
+    assert list(figures["failed"]) == [f"broken, seed {seed}" for seed in (0, 1, 2)]
+    assert figures["cells"] == first[0]["cells"]
+    assert Path(figures["report"]).is_file()
+
+
+@pytest.mark.ray
+def test_what_failed_stays_known_until_its_own_batch_is_tried_again(
+    first: tuple[dict[str, Any], list[str]], folder: Path
+) -> None:
+    experiment = load(folder)
+    with Session(experiment, Silence()) as session:
+        batch = next(Ablation.of(experiment).compute(session))
+    assert {cell.replicate.seed for cell in batch} == {0, 1}
+
+    known = {cell.replicate.name: cell.failure for cell in Ablation.of(experiment).cells if cell.failure}
+    assert list(known) == list(first[0]["failed"])
+
+
+@pytest.mark.ray
 def test_a_later_seed_computes_its_own_replicates_alone(first: tuple[dict[str, Any], list[str]], folder: Path) -> None:
     without = "ablation.cells={clean: {}, noisy: {stages.sr.sampling.steps: 2}}"
     more = load(folder, without, "ablation.seeds=[0, 1, 2, 5]")
@@ -143,6 +206,7 @@ def test_a_later_seed_computes_its_own_replicates_alone(first: tuple[dict[str, A
     assert not any(name.startswith("seed 0, clean") for name in computed)
 
 
+@pytest.mark.ray
 def test_a_replicate_alone_is_an_experiment_whose_results_are_there(
     first: tuple[dict[str, Any], list[str]], folder: Path
 ) -> None:
@@ -157,6 +221,7 @@ def test_a_replicate_alone_is_an_experiment_whose_results_are_there(
     assert scores.summary["passport"]["seed"] == cell.experiment.evaluation.seed
 
 
+@pytest.mark.ray
 def test_the_report_is_written_again_from_what_is_stored(first: tuple[dict[str, Any], list[str]], folder: Path) -> None:
     out = folder / "again.html"
     figures = report_ablation(load(folder), path=out, command="rayfall ablate", program=["rayfall", "run", "tiny.yaml"])
@@ -165,6 +230,72 @@ def test_the_report_is_written_again_from_what_is_stored(first: tuple[dict[str, 
     page = out.read_text()
     assert "FloatingPointError" in page
     assert "noisy" in page
+
+
+@pytest.mark.ray
+def test_stages_are_scored_while_an_ablation_trains_them(tmp_path: Path, ray_cluster: None) -> None:
+    cells = "ablation.cells={clean: {}, few: {stages.sr.sampling.steps: 2}, other: {stages.sr.label_drop: 0.5}}"
+    experiment = load(tmp_path, DURING, cells, "ablation.equal=[]")
+    figures, _ = ablate(experiment)
+
+    ablation = Ablation.of(experiment)
+    points = {
+        cell.replicate.name: {
+            stage: [point.step for point in curve_of(cell.declared, cell.storage, stage).points()]
+            for stage in ("base", "sr")
+        }
+        for cell in ablation.cells
+    }
+    for seed in (0, 1, 2):
+        # The last step is always there; one before it may be over before its turn.
+        assert points[f"clean, seed {seed}"]["base"][-1:] == [2]
+        assert points[f"clean, seed {seed}"]["sr"][-1:] == [2]
+        assert points[f"other, seed {seed}"]["sr"][-1:] == [2]
+        assert points[f"few, seed {seed}"]["sr"] == [], "a training is scored once, as its first cell samples"
+    assert "FID of the averaged weights while training" in Path(figures["report"]).read_text()
+
+
+def test_a_training_is_watched_for_the_first_cell_that_asks_for_it(tmp_path: Path) -> None:
+    cells = [cell for cell in Ablation.of(load(tmp_path, DURING)).cells if cell.replicate.seed == 1]
+
+    watched = {cell.replicate.name: stages for cell, stages in watched_by(cells).items()}
+
+    assert watched == {"clean, seed 1": ["base", "sr"], "broken, seed 1": ["sr"]}
+
+
+def test_a_failure_is_known_for_what_was_to_be_computed_and_for_nothing_else(tmp_path: Path) -> None:
+    ablation = Ablation.of(load(tmp_path))
+    failed, other = ablation.cells[2], ablation.cells[4]
+
+    def known(*settings: str) -> dict[str, str]:
+        found = Ablation.of(load(tmp_path, *settings)).cells
+        return {cell.replicate.name: cell.failure for cell in found if cell.failure is not None}
+
+    ablation.failures.remember({failed.identity: "it was lost"})
+    assert known() == {failed.replicate.name: "it was lost"}
+    assert known("evaluation.samples=23") == {}
+    assert known("stages.base.training.steps=3") == {}
+    ablation.failures.remember({other.identity: None})
+    assert known() == {failed.replicate.name: "it was lost"}
+    ablation.failures.remember({failed.identity: None})
+    assert known() == {}
+
+
+def test_a_plan_says_what_failed_and_what_a_search_may_change(tmp_path: Path) -> None:
+    ablation = Ablation.of(load(tmp_path))
+
+    def told() -> str:
+        stream = io.StringIO()
+        print_ablation_plan(Console(file=stream, width=200), plan_ablation(load(tmp_path)))
+        return stream.getvalue()
+
+    assert "failed last time" not in told()
+    ablation.failures.remember({ablation.cells[2].identity: "train/sr failed: [odd]"})
+    lines = told().splitlines()
+    assert "failed last time" in lines[0]
+    assert [line.split()[0] for line in lines if "≈" in line] == ["noisy"] * 3 + ["9"]
+    (row,) = [line for line in lines if "[odd]" in line]
+    assert row.split()[:2] == ["broken", "0"]
 
 
 def test_no_report_of_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import chdtri
 
 from pipeline.ablation import statistics
 from pipeline.ablation.statistics import (
@@ -17,11 +18,10 @@ from pipeline.ablation.statistics import (
     detectable,
     equivalence,
     holm,
-    mean_interval,
+    is_found,
     paired_difference,
     simultaneous_confidence,
     simultaneous_differences,
-    spread,
 )
 
 T2 = 4.302652729911275  # the 0.975 quantile of Student's t of 2 degrees of freedom: sqrt(2) 0.95 / sqrt(1 - 0.95 ** 2)
@@ -59,19 +59,6 @@ def test_a_paired_difference_of_three_seeds_by_hand() -> None:
     assert found.n == 3
 
 
-def test_the_mean_of_a_cell_has_the_same_interval_as_a_difference_from_nothing() -> None:
-    values = [3.1, 2.7, 4.4, 3.9]
-    mean, paired = mean_interval(values, confidence=0.9), paired_difference(values, [0.0] * 4, confidence=0.9)
-    assert mean == (paired.mean, paired.error, paired.low, paired.high, paired.n)
-
-
-def test_the_spread_of_three_is_known_within_the_closed_form_of_two_degrees_of_freedom() -> None:
-    found = spread([1.0, 2.0, 3.0])
-    assert found.deviation == pytest.approx(1)
-    assert found.low == pytest.approx(1 / math.sqrt(-math.log(0.025)))
-    assert found.high == pytest.approx(1 / math.sqrt(-math.log(0.975)))
-
-
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]  # 2 x 0.5, and never below the one before it
@@ -90,14 +77,15 @@ def test_the_figures_of_the_docstring_are_these() -> None:
         level = simultaneous_confidence(0.95, comparisons)
         for column, n in enumerate(counts):
             values = np.random.default_rng(n).normal(size=n).tolist()
-            interval, deviation = mean_interval(values, confidence=level), spread(values).deviation
-            half = (interval.high - interval.low) / 2 / deviation
+            interval = paired_difference(values, [0.0] * n, confidence=level)
+            half = (interval.high - interval.low) / 2 / interval.deviation
             assert table[f"half width of the interval, {named}"][column] == pytest.approx(half, abs=0.005)
             seen = detectable(1.0, n, comparisons=comparisons)
             assert table[f"smallest difference seen, {named}"][column] == pytest.approx(seen, abs=0.005)
-    few, more = spread([1.0, 2.0, 3.0]), spread([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert [few.low, few.high] == pytest.approx([0.52, 6.3], rel=0.01)
-    assert [more.low / more.deviation, more.high / more.deviation] == pytest.approx([0.60, 2.9], rel=0.015)
+    for n, factors in ((3, [0.52, 6.3]), (5, [0.60, 2.9])):  # the interval of a deviation, by chi-squared
+        assert [math.sqrt((n - 1) / chdtri(n - 1, tail)) for tail in (0.025, 0.975)] == pytest.approx(
+            factors, rel=0.015
+        )
 
 
 # --- simulation
@@ -109,11 +97,6 @@ def test_the_paired_interval_covers_the_true_difference_as_often_as_it_says() ->
             paired_difference(raised(cell, 0.7), base, confidence=confidence) for cell, base in replicates(n, 2, n)
         ]
         assert near(sum(one.low <= 0.7 <= one.high for one in found) / ROUNDS, confidence)
-
-
-def test_the_interval_of_the_spread_covers_the_true_one_as_often_as_it_says() -> None:
-    draws = np.random.default_rng(8).normal(0, 2.5, (ROUNDS, 3)).tolist()
-    assert near(sum(one.low <= 2.5 <= one.high for one in map(spread, draws)) / ROUNDS, 0.95)
 
 
 @pytest.mark.parametrize("real", [0, 2])
@@ -148,7 +131,7 @@ def test_intervals_at_the_levels_of_holms_steps_would_not_hold_at_once() -> None
         cells = [raised(values, true) for values, true in zip(dice.normal(0, 1, (5, 3)).tolist(), truth, strict=True)]
         ranked = sorted(range(5), key=lambda cell: paired_difference(cells[cell], [0.0] * 3).p)
         for rank, cell in enumerate(ranked):
-            found = mean_interval(cells[cell], confidence=1 - 0.05 / (5 - rank))
+            found = paired_difference(cells[cell], [0.0] * 3, confidence=1 - 0.05 / (5 - rank))
             if not found.low <= truth[cell] <= found.high:
                 missed += 1
                 break
@@ -264,26 +247,36 @@ def test_equality_holds_where_the_interval_is_inside_the_margin_and_p_agrees() -
 def test_differences_that_are_all_equal_have_a_point_for_an_interval() -> None:
     assert paired_difference([1.0, 2.0], [1.0, 2.0]) == Paired(0.0, 0.0, 0.0, 0.0, 1.0, 2)
     assert paired_difference([3.0, 4.0, 5.0], [1.0, 2.0, 3.0]) == Paired(2.0, 0.0, 2.0, 2.0, 0.0, 3)
-    assert mean_interval([0.1] * 3) == (0.1, 0.0, 0.1, 0.1, 3)
-    assert spread([0.1] * 3) == (0.0, 0.0, 0.0, 3)
     same = equivalence([3.0, 4.0], [1.0, 2.0], margin=2.0)  # exactly the margin is not within it
     assert (same.equal, same.p) == (False, 1.0)
     assert equivalence([3.0, 4.0], [1.0, 2.0], margin=2.5)[0::4] == (True, 0.0)
+
+
+def test_what_rounding_does_to_equal_differences_is_no_spread() -> None:
+    found = paired_difference([0.8, 0.9, 0.7], [0.7, 0.8, 0.6])  # three times 0.1, but for the last digit
+    assert found == (pytest.approx(0.1), 0.0, pytest.approx(0.1), pytest.approx(0.1), 0.0, 3)
+    assert paired_difference([0.1 + 0.2, 1.0], [0.3, 1.0]) == Paired(0.0, 0.0, 0.0, 0.0, 1.0, 2)
+    assert paired_difference([0.8, 0.9, 0.7], [0.7, 0.8, 0.6 + 1e-12]).error > 0
+
+
+def test_a_difference_is_found_by_its_p_value_and_never_without_one() -> None:
+    assert [is_found(p, 0.95) for p in (0.0, 0.04, 0.06, 1.0, None)] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda: paired_difference([1.0], [2.0]), "1 pairs show no spread, so there is no interval: there must be 2"),
-        (lambda: mean_interval([]), "0 values show no spread"),
-        (lambda: spread([1.0]), "1 values show no spread"),
         (lambda: paired_difference([1.0, 2.0], [2.0]), "2 and 1 values are no pairs"),
         (lambda: paired_difference([1.0, math.nan], [2.0, 2.0]), "one of the 2 pairs is not a finite number"),
         (lambda: equivalence([1.0, math.inf], [2.0, 2.0], margin=1.0), "one of the 2 pairs is not a finite number"),
         (lambda: equivalence([1.0, 2.0], [2.0, 2.0], margin=0.0), "the margin is 0.0 where it must be"),
         (lambda: equivalence([1.0, 2.0], [2.0, 2.0], margin=math.nan), "the margin is nan where it must be"),
         (lambda: equivalence([1.0, 2.0], [2.0, 2.0], margin=1.0, confidence=0.5), "needs more than 0.5"),
-        (lambda: mean_interval([1.0, 2.0], confidence=95.0), "the confidence is 95.0 where it must be between 0 and 1"),
+        (
+            lambda: paired_difference([1.0, 2.0], [0.0, 0.0], confidence=95.0),
+            "the confidence is 95.0 where it must be between 0 and 1",
+        ),
         (lambda: holm([0.1, 1.5]), "1.5 is no p value"),
         (lambda: holm([math.nan]), "nan is no p value"),
         (lambda: simultaneous_confidence(0.95, 0), "there are 0 comparisons"),

@@ -15,8 +15,8 @@ from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment import with_settings
 from pipeline.nodes import Nodes
+from pipeline.search.proposals import with_drawn_lists
 from pipeline.storage import open_storage
-from pipeline.sweep.proposals import with_drawn_lists
 
 LEVEL = "stages.sr16.sampling.level"
 

@@ -92,6 +92,22 @@ def test_reasons_that_lie_in_the_row() -> None:
     assert "no FID" in incomparable(only_val, _passport(validation=None))[0]
 
 
+@pytest.mark.parametrize("samples", [1000, 50_000, 100_000])
+def test_a_count_of_samples_that_nobody_told_forbids_nothing(samples: int) -> None:
+    untold_count = _row("VQ-VAE-2", 256, samples=None)
+    assert incomparable(untold_count, _passport(size=256, samples=samples)) == []
+    assert "how many samples the FID is of" in untold(untold_count, None)
+
+
+def test_the_resize_of_edm2_is_known_at_every_size() -> None:
+    for size in (64, 512):
+        rows = [row for row in rows_for("imagenet", size) if row.model == "EDM2"]
+        assert rows
+        for row in rows:
+            (reason,) = incomparable(row, _passport(size=size))
+            assert "resized in another way than theirs (box halvings" in reason
+
+
 def test_jpeg_is_found_in_the_words_of_a_real_passport() -> None:
     form = Form(size=64, encoding="jpeg", quality=90)
     empty = Split(counts=(), shards={form.name: ShardColumns(bytes=(), sha256=(), index_sha256=())})

@@ -21,10 +21,11 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome
 from pipeline.recording.searches import record_search
+from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceMark
 from pipeline.storage import open_storage
 from pipeline.tracking.registry import registered
 from pipeline.tracking.runs import Tracker
-from pipeline.tracking.views import view_state
+from pipeline.tracking.views import LOWEST_FID, view_state
 
 TEXT = """\
 name: tiny
@@ -44,6 +45,19 @@ search:
     stages.sr.sampling.level: {values: [0.0, 0.2, 0.3]}
     stages.sr.sampling.augmentation: {values: [truncated, non_truncated]}
 """
+TRIAL = "tags.`rayfall.kind` = 'trial'"
+# What each filter of docs/mlflow.md finds here; the one of a cell is tried where there are cells.
+CELLS = f"{TRIAL} and params.cell = 'none'"
+FOUND = {
+    TRIAL: 7,
+    f"{TRIAL} and params.stage = 'sr' and params.`sr.level` = '0.2'": 2,
+    "tags.`rayfall.chosen` = 'true'": 2,
+    "tags.`rayfall.front` = 'true'": 3,
+    f"{TRIAL} and metrics.accuracy > 0.8 and metrics.chained_fid < 20": 1,
+    "attributes.status = 'FAILED' and tags.`rayfall.error` LIKE '%OutOfMemory%'": 1,
+    "tags.`rayfall.status` = 'pruned'": 1,
+    "tags.`rayfall.passport.extractor.name` = 'inception'": 1,
+}
 RATE, LEVEL, KIND = "stages.base.training.learning_rate", "stages.sr.sampling.level", "stages.sr.sampling.augmentation"
 
 
@@ -60,6 +74,15 @@ def point(settings: dict[str, Any], fid: float | None, accuracy: float = 0.5, **
     return {**found, **changes}
 
 
+def passport() -> dict[str, Any]:
+    return Passport(
+        samples=20, indices=(0, 20), source=SourceMark(kind="chained"),
+        reference=ReferenceMark(name="drawn", split="train", images=40, near=40, digest="cd" * 32, lossy=False),
+        extractor=ExtractorMark(name="inception", layer="pool3", sha256="ef" * 32), size=16, resize="bilinear",
+        stages=(), labels="histogram", seed=1, precision="f32", block=16, device="cpu", revision="ab" * 20,
+    ).model_dump(mode="json")  # fmt: skip
+
+
 def summary() -> dict[str, Any]:
     trained = [
         point({RATE: 0.002}, 8.0, rungs=[[30, 20.0], [90, 8.5]], start_seconds=4.0, oracle=None),
@@ -68,11 +91,17 @@ def summary() -> dict[str, Any]:
     sampled = [
         point({RATE: 0.002, LEVEL: 0.0, KIND: "truncated"}, 6.0, 0.5),
         point({RATE: 0.002, LEVEL: 0.2, KIND: "truncated"}, 4.0, 0.6),
-        point({RATE: 0.002, LEVEL: 0.2, KIND: "non_truncated"}, 5.0, 0.7),
+        point({RATE: 0.002, LEVEL: 0.2, KIND: "non_truncated"}, 5.0, 0.875),
         point({RATE: 0.002, LEVEL: 0.3, KIND: "truncated"}, 9.0, status="dropped", rungs=[[8, 30.0]]),
-        point({RATE: 0.002, LEVEL: 0.3, KIND: "non_truncated"}, None, status="failed", error="ValueError: lost\n at 3"),
+        point(
+            {RATE: 0.002, LEVEL: 0.3, KIND: "non_truncated"},
+            None,
+            status="failed",
+            error="torch.OutOfMemoryError: lost\n at 3",
+        ),
     ]
     sharing = {"trials": 5, "shared_seconds": 10.0, "trial_seconds": 50.0, "saved_seconds": 40.0, "busy_share": 0.95}
+    sampled[1]["chained"]["passport"] = passport()
     common = {"metric": "chained_fid"}
     rounds = [
         {**common, "stage": "base", "kind": "training", "points": trained, "chosen": trained[0]["settings"],
@@ -92,7 +121,9 @@ def leave_trainings(experiment: Experiment) -> None:
         name, folder = log.new_folder("files")
         steps = (30, 60, 90) if final else (30,)
         (folder / "history.json").write_text(json.dumps([{"step": step, "loss": 1 / step} for step in steps]))
-        source = {"source": "", "summary": {}, "seconds": 1.0} if final else {"step": 30}
+        source = (
+            {"source": "", "summary": {"seconds": 90.0}, "seconds": 1.0} if final else {"step": 30, "seconds": 30.0}
+        )
         log.commit(name, source)
 
 
@@ -175,7 +206,7 @@ def test_what_became_of_a_trial(recorded: Recorded) -> None:
     dropped = trials["trial/sr level 0.3, augmentation truncated"]
     assert dropped.data.metrics == {"screening_fid": 30.0, "seconds": 60.0}  # fewer samples: no chained_fid
     failed = trials["trial/sr level 0.3, augmentation non_truncated"]
-    assert failed.data.tags["rayfall.error"] == "ValueError: lost\n at 3"
+    assert failed.data.tags["rayfall.error"] == "torch.OutOfMemoryError: lost\n at 3"
     assert failed.info.end_time - failed.info.start_time == 60_000
 
 
@@ -191,23 +222,26 @@ def test_grandchildren_are_trainings_and_evaluations(recorded: Recorded) -> None
     assert len({run.data.tags["mlflow.parentRunId"] for run in evaluations} & set(trials)) == 4
     one = next(run for run in evaluations if run.data.metrics["chained_fid"] == 4.0)
     assert one.data.metrics["oracle_recall"] == 0.25
+    assert one.data.metrics["kid"] == 0.01
+    assert "chained_kid" not in one.data.metrics  # one figure, one name
+    assert {name: one.data.params[name] for name in ("stage", "samples", "sampling.steps", "sampling.level")} == {
+        "stage": "sr", "samples": "20", "sampling.steps": "32", "sampling.level": "0.2",
+    }  # fmt: skip
 
 
 def test_filters_of_the_documentation_find_what_they_say(recorded: Recorded) -> None:
     text = (Path(__file__).parents[3] / "docs" / "mlflow.md").read_text()
     filters = re.findall(r"^\| `` (.+?) `` \|", text, flags=re.MULTILINE)
-    assert len(filters) >= 6
-    for one in filters:
-        recorded.runs(one)  # MLflow raises for what it does not understand
-    trial = "tags.`rayfall.kind` = 'trial'"
-    best = recorded.runs(f"{trial} and params.stage = 'sr'", ["metrics.chained_fid ASC"])
+    assert set(filters) == {*FOUND, CELLS}
+    assert {one: len(recorded.runs(one)) for one in FOUND} == FOUND
+    best = recorded.runs(f"{TRIAL} and params.stage = 'sr'", ["metrics.chained_fid ASC"])
     assert [run.data.metrics["chained_fid"] for run in best[:3]] == [4.0, 5.0, 6.0]
-    level = recorded.runs(f"{trial} and params.`sr.level` = '0.2' and metrics.accuracy > 0.65")
+    level = recorded.runs(f"{TRIAL} and params.`sr.level` = '0.2' and metrics.accuracy > 0.65")
     assert [run.data.params["sr.augmentation"] for run in level] == ["non_truncated"]
     chosen = recorded.runs("tags.`rayfall.chosen` = 'true'")
     assert sorted(run.data.params["stage"] for run in chosen) == ["base", "sr"]
     assert len(recorded.runs("tags.`rayfall.front` = 'true' and params.stage = 'sr'")) == 2
-    assert len(recorded.runs("attributes.status = 'KILLED'")) == 1
+    assert len(recorded.runs(f"{TRIAL} and attributes.status = 'KILLED'")) == 1  # its training is, too
 
 
 def test_a_round_has_a_saved_view_with_axes_that_lose_no_line(recorded: Recorded) -> None:
@@ -217,12 +251,50 @@ def test_a_round_has_a_saved_view_with_axes_that_lose_no_line(recorded: Recorded
     assert (view["name"], state["orderByKey"]) == ("Search sr", "metrics.`chained_fid`")
     assert len(recorded.runs(state["searchFilter"])) == 5
     assert "params.`sr.level`" in state["selectedColumns"]
+    assert (state["orderByAsc"], state["compareRunCharts"][-1]["metricKey"]) == (True, "chained_fid")
     mixed: list[dict[str, Any]] = [
         {"a": "none", "b": "1", "c": "x", "d": "y"},
         {"a": "0.2", "b": "2", "c": "x", "d": "z"},
     ]
-    parallel = view_state("of mine", "", [*mixed, {**mixed[0], "d": "w"}])["compareRunCharts"][0]
+    parallel = view_state("of mine", "", [*mixed, {**mixed[0], "d": "w"}], LOWEST_FID)["compareRunCharts"][0]
     assert (parallel["type"], parallel["selectedParams"]) == ("PARALLEL", ["b", "d"])
+
+
+def test_a_search_by_accuracy_is_seen_and_sorted_by_accuracy(outcome: Outcome, tmp_path: Path) -> None:
+    assert outcome.search is not None
+    found = summary()
+    for one in found["rounds"]:
+        one["metric"] = "chained_accuracy"
+    found["rounds"][1]["points"][3]["rungs"] = [[8, 0.25]]
+    result = Result(outcome.search.folder, found, 400.0, reused=False)
+    recorded = Recorded(outcome, tmp_path)
+    recorded.record(Outcome(outcome.declared, outcome.experiment, outcome.results, [], result))
+    trials = recorded.kinds("trial")
+    dropped = trials["trial/sr level 0.3, augmentation truncated"]
+    assert dropped.data.metrics == {"screening_accuracy": 0.25, "seconds": 60.0}
+    assert recorded.points(trials["trial/base learning_rate 0.01"].info.run_id, "pruning_fid") == [(30, 90.0)]
+    tags = recorded.client.get_experiment(recorded.opened).tags
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.rayfall-search-2"])["state"])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`accuracy`", False)
+    assert state["compareRunCharts"][-1]["metricKey"] == "accuracy"
+
+
+def test_trainings_take_as_long_as_they_took_and_a_repetition_adds_no_time(outcome: Outcome, tmp_path: Path) -> None:
+    recorded = Recorded(outcome, tmp_path)
+    recorded.record(outcome)
+    first = {run.info.run_id: run.info for run in recorded.runs()}
+    lasted = {
+        (info.run_name, info.status): info.end_time - info.start_time
+        for info in first.values()
+        if info.end_time is not None and info.run_name.startswith("train/")
+    }
+    assert lasted == {("train/base", "FINISHED"): 90_000, ("train/base", "KILLED"): 30_000}
+    time.sleep(0.05)
+    recorded.record(outcome)
+    again = {run.info.run_id: run.info for run in recorded.runs()}
+    assert {run: (info.start_time, info.end_time) for run, info in again.items()} == {
+        run: (info.start_time, info.end_time) for run, info in first.items()
+    }
 
 
 def test_tables_are_artifacts(recorded: Recorded) -> None:

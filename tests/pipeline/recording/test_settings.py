@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pipeline.recording.settings import flat_params, param_names
+from pipeline.experiment_spec import Experiment
+from pipeline.recording.settings import evaluation_params, flat_params, training_params
 
 LEVEL, KIND = "stages.sr.sampling.level", "stages.sr.sampling.augmentation"
 DECLARED: dict[str, Any] = {
@@ -13,20 +15,6 @@ DECLARED: dict[str, Any] = {
         "sr": {"augmentation": {"noise": {"levels": [0.0, 0.4]}, "blur": None}, "sampling": {"level": 0.0}},
     }
 }
-
-
-def test_names_lose_their_sections_where_that_leaves_them_apart() -> None:
-    steps = "stages.base.sampling.steps", "stages.base.training.steps"
-    assert param_names([LEVEL, KIND, steps[0], "evaluation.seed", "stages.sr.net.channels"]) == {
-        LEVEL: "sr.level",
-        KIND: "sr.augmentation",
-        steps[0]: "base.steps",
-        "evaluation.seed": "evaluation.seed",
-        "stages.sr.net.channels": "sr.net.channels",
-    }
-    assert list(param_names(steps).values()) == ["base.sampling.steps", "base.training.steps"]
-    trained = "stages.sr.augmentation.noise.levels"  # of training: "sr.augmentation" would read as what it lies in
-    assert list(param_names([KIND, trained]).values()) == ["sr.sampling.augmentation", "sr.augmentation.noise.levels"]
 
 
 def test_what_a_trial_leaves_as_declared_has_its_value_too() -> None:
@@ -61,3 +49,34 @@ def test_what_is_the_same_everywhere_is_left_out_unless_asked_for() -> None:
     trials = [{LEVEL: 0.0}, {LEVEL: 0.0, "stages.sr.sampling.steps": 9}]
     assert [list(one) for one in flat_params(trials, DECLARED, all_paths=False)] == [["sr.steps"]] * 2
     assert [list(one) for one in flat_params(trials, DECLARED, all_paths=True)] == [["sr.level", "sr.steps"]] * 2
+
+
+def test_what_a_cell_searches_has_its_values_although_the_keys_of_a_space_have_dots() -> None:
+    search = {"samples": 100, "space": {LEVEL: {"values": [0.0, 0.2]}}}
+    other = {"samples": 100, "space": {LEVEL: {"values": [0.1]}, KIND: {"values": ["truncated"]}}}
+    level, kind = f"search.space.{LEVEL}.values", f"search.space.{KIND}.values"
+    assert flat_params([{"search": search}, {"search": other}, {}], DECLARED, all_paths=False) == [
+        {"search.samples": "100", level: "[0.0, 0.2]", kind: "none"},
+        {"search.samples": "100", level: "[0.1]", kind: '["truncated"]'},
+        {"search.samples": "none", level: "none", kind: "none"},
+    ]
+
+
+def test_runs_of_a_kind_have_the_same_params_whoever_makes_them() -> None:
+    net = {"kind": "unet", "channels": 8}
+    experiment = Experiment.model_validate({
+        "name": "x", "seed": 4, "data": {"kind": "drawn", "size": 8},
+        "stages": {"base": {
+            "size": 8, "net": net, "training": {"steps": 90, "batch_size": 8}, "sampling": {"steps": 7},
+        }},
+    })  # fmt: skip
+    training, evaluation = training_params(experiment, "base"), evaluation_params(experiment, "base", None)
+    assert training | {"stage": "base", "size": "8", "seed": "4", "training.steps": "90"} == training
+    assert (
+        evaluation | {"stage": "base", "samples": "none", "sampling.steps": "7", "sampling.schedule": "none"}
+        == evaluation
+    )
+    names = {name.split(".")[0] for name in training | evaluation}
+    assert names == {"stage", "size", "seed", "training", "samples", "sampling"}
+    assert "None" not in [*training.values(), *evaluation.values()]
+    assert json.loads(training["training.batch_size"]) == 8

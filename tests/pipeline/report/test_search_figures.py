@@ -143,7 +143,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def sections(experiment: Experiment) -> list[SearchSection]:
-    return sections_of(experiment, {"chosen": {}, "rounds": [samplers(), levels(), trainings()]})
+    rounds, spent = [samplers(), levels(), trainings()], {"hours": 0.5, "gpu_hours": 1.25}
+    return sections_of(experiment, {"chosen": {}, "rounds": rounds, "spent": spent})
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +199,22 @@ def test_tables_name_what_differs_and_mark_the_chosen_and_the_front(page: str) -
     assert [row[0] for row in training[1:]] == ["1 *", *map(str, range(2, 10)), *["pruned"] * 7, *["failed"] * 2]
 
 
+def test_a_round_that_never_began_says_why_and_shows_nothing(report: Report, experiment: Experiment) -> None:
+    empty = {"stage": "sr16", "metric": "chained_fid", "kind": "sampling", "points": [], "chosen": {}, "front": []}
+    found = empty | {"why": "the budget was spent", "shared": "", "sharing": {"wall_seconds": 0.1, "busy_share": None}}
+    sections = sections_of(experiment, {"rounds": [found], "spent": {"hours": 2.0, "gpu_hours": 1.75}})
+    text = _text(_tree(render(report.model_copy(update={"searches": sections}))))
+    assert "Why: the budget was spent" in text
+    assert "The search spent 1.75 of 1.5 GPU-hours." in text
+
+
 def test_the_text_says_why_what_was_shared_and_what_was_spent(page: str) -> None:
     text = _text(_tree(page))
     assert "Why: lowest chained FID (14 ± 0.42) of 13 trials (4 dropped); " in text
     assert "13 trials: what they share (41 s) was computed once" in text
     assert "The round took 1 min 14 s by the clock, 93.4 % of the actors' time inside trials." in text
     assert "From its begin to its first step a training took 8.7 s on average, 10 s at most." in text
-    assert "The search spent 0.900 of 1.5 GPU-hours for training." in text
+    assert "The search spent 1.25 of 1.5 GPU-hours." in text
     assert "2 failed: RuntimeError: the loss of step 213 is not finite" in text
 
 

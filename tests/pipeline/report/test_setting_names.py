@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.setting_names import differing, short_names, told_settings, told_value
+from pipeline.report.setting_names import differing, param_names, short_names, told_settings, told_value
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,18 @@ def test_values_read_as_yaml_has_them() -> None:
     ]
     assert told == ["null", "true", "3", "0.3", "ddim", "[0.1, null]", "{noise: {levels: [0, 0.3]}}"]
     assert told_settings({"x.y": 2, "z": 1}, {"x.y": "y"}) == "y 2"
+
+
+def test_params_lose_their_sections_where_that_leaves_them_apart() -> None:
+    level, kind = "stages.sr.sampling.level", "stages.sr.sampling.augmentation"
+    steps = "stages.base.sampling.steps", "stages.base.training.steps"
+    assert param_names([level, kind, steps[0], "evaluation.seed", "stages.sr.net.channels"]) == {
+        level: "sr.level",
+        kind: "sr.augmentation",
+        steps[0]: "base.steps",
+        "evaluation.seed": "evaluation.seed",
+        "stages.sr.net.channels": "sr.net.channels",
+    }
+    assert list(param_names(steps).values()) == ["base.sampling.steps", "base.training.steps"]
+    trained = "stages.sr.augmentation.noise.levels"  # of training: "sr.augmentation" would read as what it lies in
+    assert list(param_names([kind, trained]).values()) == ["sr.sampling.augmentation", "sr.augmentation.noise.levels"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pipeline.search.choice import best_of, front_of, why
@@ -15,7 +14,7 @@ def scored(fid: float, accuracy: float = 0.9, without: float = 0.0, samples: int
 
 
 def point(fid: float, accuracy: float, status: str = "finished") -> dict[str, Any]:
-    objective = fid if status == "finished" else math.inf
+    objective = fid if status == "finished" else None
     scores = {} if status == "failed" else {"chained": scored(fid, accuracy)}
     return {"status": status, "objective": objective, "settings": {}, **scores}
 
@@ -37,3 +36,11 @@ def test_the_reason_counts_the_others_that_are_as_good() -> None:
     points[2]["chained"]["fid_without"] = scored(2.1, without=0.05)["fid_without"]
     assert "2 others are within the error of the difference" in why(points, 0, metric="chained_fid")
     assert "highest accuracy (0.971) of 4 trials" in why(points, 1, metric="chained_accuracy")
+
+
+def test_equal_scores_are_within_the_error_of_each_other() -> None:
+    """The same images give the same scores: their difference is 0, give or take 0."""
+    points = [point(2.0, 0.97), point(2.0, 0.97), point(2.5, 0.97)]
+    assert "1 other is within the error of the difference" in why(points, 0, metric="chained_fid")
+    perfect = [point(2.0, 1.0), point(2.0, 1.0), point(2.0, 0.5)]
+    assert "1 other is within the error of the difference" in why(perfect, 0, metric="chained_accuracy")

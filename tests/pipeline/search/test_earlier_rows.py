@@ -34,8 +34,9 @@ def test_a_draw_that_goes_on_is_bitwise_a_draw_from_nothing(tmp_path: Path) -> N
             first = targets_of(experiment, "sr16", look=48)
             execute(first, storage, Silence(), use_ray=False)
         results = execute(_draws(experiment), storage, Silence(), use_ray=False)
-        taken = {json.loads((found.folder / "drawn.json").read_text())["taken"] for found in results.values()}
-        assert taken == {48 if looks else 0}
+        facts = {name: json.loads((found.folder / "drawn.json").read_text()) for name, found in results.items()}
+        assert {facts[name]["taken"] for name in ("chained/base", "chained/sr16")} == {48 if looks else 0}
+        assert facts["oracle/sr16"]["taken"] == 0, "an oracle has no first look"
         folders.append({name: _bytes(found.folder) for name, found in results.items()})
     assert folders[0] == folders[1]
     assert {"images.npy", "kept-0.3.npy", "features-classifier.npy"} <= folders[0]["chained/base"].keys()

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import workflow
-from pipeline.dag import Node, Result, ancestry
+from pipeline.collecting.searches import sections_of
+from pipeline.commits import CommitLog
+from pipeline.dag import Node, Progress, Result, Task, ancestry
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.report.search_wording import told_budget
 from pipeline.search import trials
-from pipeline.search.run import rounds_of, run_trial, targets_of
+from pipeline.search.budget import Ledger, prefix_of
+from pipeline.search.proposals import with_drawn_lists
+from pipeline.search.run import rounds_of, run_trial, search_stages, targets_of
 from pipeline.search.spec import Uniform, Values, combinations, grid_of
-from pipeline.search.trials import point_of
+from pipeline.search.trials import failed_point, point_of
 from pipeline.storage import open_storage
 from pipeline.sweep.actors import ActorPool
 from pipeline.sweep.graph import ActorGraph
 from pipeline.sweep.trial import Trials
+from pipeline.tuning.log import ATTEMPTS
+from pipeline.tuning.round import TrainingRound
 
 TEXT = """\
 name: tiny
@@ -137,9 +147,9 @@ def test_settings_that_mean_the_same_are_one_trial_and_impossible_ones_a_failed_
     assert impossible.identity != own.identity
 
 
-@pytest.mark.parametrize(("metric", "objective"), [("chained_fid", math.inf), ("chained_accuracy", -0.5)])
+@pytest.mark.parametrize(("metric", "objective"), [("chained_fid", None), ("chained_accuracy", -0.5)])
 def test_a_score_that_is_no_number_is_never_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, objective: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, objective: float | None
 ) -> None:
     experiment = load(tmp_path, f"search.metric={metric}")
     scores = {"samples": 20, "fid": math.nan, "accuracy": 0.5}
@@ -166,9 +176,9 @@ def test_a_first_look_is_the_beginning_of_all_samples(tmp_path: Path) -> None:
     assert experiment.search is not None
     assert experiment.search.first_look(16) == 48, "whole canonical blocks"
     whole, look = Nodes(experiment, trial=True), Nodes(experiment, trial=True, look=48)
-    for one, other in ((whole.chained("sr"), look.chained("sr")), (whole.oracle("sr"), look.oracle("sr"))):
-        assert one.context["earlier"] == other.key
-        assert {**one.config, "count": 48} == other.config
+    assert whole.chained("sr").context["earlier"] == look.chained("sr").key
+    assert {**whole.chained("sr").config, "count": 48} == look.chained("sr").config
+    assert "earlier" not in whole.oracle("sr").context, "an oracle decides nothing, so it has no first look"
     alone = Nodes(load(tmp_path, "data.val=60", "search.samples=60"), trial=True)
     assert alone.chained("sr").digest == whole.chained("sr").digest, "what is drawn is the same with a look and without"
 
@@ -180,6 +190,101 @@ def test_combinations_are_all_or_every_value_and_the_corners() -> None:
     assert {settings["a"] for settings in few} == {1, 2, 3}
     assert {"a": 3, "b": "y", "c": 1.0} in few
     assert {"a": 2, "b": "y", "c": 1.0} not in few
+
+
+def are_trained(experiment: Experiment) -> None:
+    """Have the declared weights pass for stored: nothing is drawn from them here."""
+    storage = open_storage(experiment.store)
+    for name in experiment.names:
+        node = Nodes(experiment, trial=True).train(name)
+        commits = CommitLog(storage, node.key, owner="test", clock=time.time)
+        commits.begin()
+        folder, _ = commits.new_folder("files")
+        commits.commit(folder, {"node": node.name, "summary": {}, "seconds": 1.0})
+
+
+def run_search(experiment: Experiment) -> dict[str, Any]:
+    """The search node, here, and that what it left is JSON."""
+    out = experiment.store / "out"
+    out.mkdir(exist_ok=True, parents=True)
+    context = {"experiment": experiment.model_dump(mode="json")}
+    summary = search_stages(Task("search", {}, {}, out, context, open_storage(experiment.store), Progress()))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads((out / "search.json").read_text(), parse_constant=refuse) == summary
+    return summary
+
+
+def ledger_of(experiment: Experiment, hours_ago: float = 0.0) -> Ledger:
+    """The ledger of another command, that began so long ago."""
+    assert experiment.search is not None
+    storage, prefix = open_storage(experiment.store), prefix_of(experiment, experiment.search)
+    begun = time.monotonic() - 3600.0 * hours_ago
+    return Ledger(storage, prefix, experiment.search.budget, experiment.resources, started=begun)
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "optuna"])
+def test_a_round_that_the_budget_kept_from_beginning_keeps_the_declared_settings(
+    tmp_path: Path, algorithm: str
+) -> None:
+    """A command that was killed has spent its hours for the next one; nothing of this search begins, and it ends."""
+    experiment = load(tmp_path, "search.budget.hours=2", f"search.algorithm={algorithm}")
+    are_trained(experiment)
+    ledger_of(experiment, hours_ago=3.0).write()
+    summary = run_search(experiment)
+    assert summary["chosen"] == {}
+    assert [(found["points"], found["chosen"], found["front"]) for found in summary["rounds"]] == [([], {}, [])] * 2
+    for found in summary["rounds"]:
+        assert "the budget was spent before" in found["why"]
+        assert "declared settings stay" in found["why"]
+    assert summary["spent"]["hours"] == pytest.approx(3.0, abs=0.1)
+    sections = sections_of(experiment, summary)
+    assert [section.chosen for section in sections] == [None, None]
+    assert "of 2 hours by the clock" in told_budget(sections)
+
+
+def journaled(experiment: Experiment, settings: dict[str, Any], status: str, **point: Any) -> None:
+    """A trial of the round of ``sr`` that ended in an earlier command."""
+    search = experiment.search
+    assert search is not None
+    trials = TrainingRound(with_drawn_lists(experiment), search, "sr", tuple(search.space), {})
+    log, key = trials.log(open_storage(experiment.store)), trials.key(settings)
+    for _ in range(ATTEMPTS if status == "failed" else 1):
+        log.begin(key, trials.identity, settings, 0.0)
+        told = {**failed_point(settings, ""), "status": status, "error": None, "cost_hours": 0.5, **point}
+        log.end(key, status, told)  # type: ignore[arg-type]
+
+
+LEVELS, LEVEL = "stages.sr.augmentation.noise.levels", "stages.sr.sampling.level"
+TRAINED = f"search.space={{{LEVELS}: {{values: [[0.0, 0.3], [0.0, 0.4]]}}, {LEVEL}: {{values: [0.1, 0.2]}}}}"
+
+
+def test_a_round_that_trains_tries_what_was_asked_for_and_no_level_besides(tmp_path: Path) -> None:
+    """All that was asked for ended before, so that nothing is left to train: the declared level, 0, is not."""
+    experiment = load(tmp_path, TRAINED, "search.algorithm=grid", "search.budget.gpu_hours=8")
+    scores = {"fid": 5.0, "fid_error": 1.0, "accuracy": 0.5, "samples": 20, "fid_without": []}
+    for number, settings in enumerate(grid_of(experiment.search, [LEVELS, LEVEL])):  # type: ignore[arg-type]
+        if number:
+            journaled(experiment, settings, "finished", objective=5.0 + number, chained=scores)
+        else:
+            journaled(experiment, settings, "pruned", rungs=[[1, 9.0]])
+    summary = run_search(experiment)
+    (found,) = summary["rounds"]
+    assert [point["status"] for point in found["points"]] == ["pruned", "finished", "finished", "finished"]
+    assert summary["chosen"] == {LEVELS: [0.0, 0.3], LEVEL: 0.2}
+    assert summary["spent"]["gpu_hours"] == 2.0
+    assert told_budget(sections_of(experiment, summary)) == "The search spent 2.00 of 8 GPU-hours."
+
+
+def test_where_no_trial_finished_the_first_error_is_told(tmp_path: Path) -> None:
+    experiment = load(tmp_path, TRAINED, "search.algorithm=grid")
+    for number, settings in enumerate(grid_of(experiment.search, [LEVELS, LEVEL])):  # type: ignore[arg-type]
+        ended = {"status": "failed", "error": f"the fault of {number}"} if number > 1 else {"status": "pruned"}
+        journaled(experiment, settings, **ended)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="no trial of the search at sr finished: the fault of 2"):
+        run_search(experiment)
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.sweep.screening import Look, is_hopeless
+from pipeline.benchmarks.sweep_inputs import swept_experiment
+from pipeline.experiment import with_settings
+from pipeline.sweep.screening import Look, is_hopeless, rivals_of, steps_of_look
 
 
 def scored(fid: float, accuracy: float = 0.9, without: float = 0.0, samples: int = 100) -> dict[str, Any]:
@@ -35,3 +38,21 @@ def test_accuracy_is_compared_image_by_image() -> None:
     assert not is_hopeless(look, best, metric="chained_accuracy", errors=3.1)
     assert not is_hopeless(best, look, metric="chained_accuracy", errors=0.1)
     assert not is_hopeless(best, best, metric="chained_accuracy", errors=0.1)
+
+
+def test_looks_in_fewer_steps_are_compared_among_each_other_alone(tmp_path: Path) -> None:
+    search = {"screening": {"samples": 48, "sampling_steps": 4}}
+    experiment = swept_experiment(tmp_path, 2, samples=90, base_steps=6, channels=8, block=16, search=search)
+    looks = {}
+    for base, upper in ((6, 8), (6, 12), (6, 3), (4, 2), (2, 3), (3, 8)):
+        settings = {"stages.base.sampling.steps": base, "stages.sr16.sampling.steps": upper}
+        steps = steps_of_look(with_settings(experiment, settings), "sr16")
+        looks[base, upper] = Look(scored(1.0), steps=steps)
+    assert {of: look.steps for of, look in looks.items()} == {
+        (6, 8): (4, 4), (6, 12): (4, 4), (6, 3): (4, 3), (4, 2): None, (2, 3): None, (3, 8): (3, 4)
+    }  # fmt: skip
+    for group in ([(6, 8), (6, 12)], [(6, 3)], [(4, 2), (2, 3)], [(3, 8)]):
+        for of in group:
+            assert rivals_of(looks[of], looks.values()) == [looks[other] for other in group]
+    whole = with_settings(experiment, {"search.screening.sampling_steps": None})
+    assert steps_of_look(whole, "sr16") is None

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from pipeline.tracking.runs import Tracker
 STEPS = 60
 WRITER = f"""
 import sys
-from pipeline.tracking.runs import MetricBuffer, Tracker
+from pipeline.tracking.metric_buffer import MetricBuffer
+from pipeline.tracking.runs import Tracker
 uri, run_id, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
 buffer = MetricBuffer(Tracker(uri), run_id, every_seconds=0.0)
 print("ready", flush=True)
@@ -105,6 +108,35 @@ def test_a_key_finds_its_run_again_under_its_parent(tracker: Tracker, experiment
     assert tracker.run(experiment, name="sr16", kind="stage", key="p/1/sr1") not in (parent, child)
     tracker.finish(child)
     assert _client(tracker).get_run(child).info.status == "FINISHED"
+
+
+def _times(tracker: Tracker, run_id: str) -> tuple[int, int | None]:
+    info = _client(tracker).get_run(run_id).info
+    return info.start_time, info.end_time
+
+
+def test_an_end_stays_where_it_was_unless_the_run_was_open(tracker: Tracker, experiment: str) -> None:
+    def open_it(*, reopen: bool) -> str:
+        return tracker.run(experiment, name="t", kind="stage", key="times", seconds=90.0, reopen=reopen)
+
+    run_id = open_it(reopen=False)
+    tracker.finish(run_id, seconds=90.0)
+    begin, end = _times(tracker, run_id)
+    assert end == begin + 90_000
+    open_it(reopen=False)  # it FINISHED
+    tracker.end_open(run_id, "FAILED")
+    tracker.finish(run_id)
+    assert (_client(tracker).get_run(run_id).info.status, _times(tracker, run_id)) == ("FINISHED", (begin, end))
+    time.sleep(0.05)
+    open_it(reopen=True)
+    tracker.finish(run_id, "FAILED", keep_end=True)
+    assert _times(tracker, run_id) == (begin, end)
+    open_it(reopen=False)  # it did not
+    tracker.end_open(run_id, "KILLED")
+    assert _client(tracker).get_run(run_id).info.status == "KILLED"
+    later = _times(tracker, run_id)[1]
+    assert later is not None
+    assert later > end
 
 
 def test_a_param_keeps_its_first_value_and_the_change_is_tagged(tracker: Tracker, experiment: str) -> None:
@@ -203,6 +235,37 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("mlruns", "file:///x/mlruns", "./mlruns"):
         with pytest.raises(UserError, match=r"use sqlite:///PATH\.db"):
             absolute_uri(folder)
+
+
+def test_an_address_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute_uri("sqlite:///~/store/m.db") == f"sqlite:///{tmp_path}/store/m.db"
+    with pytest.raises(UserError, match="give the whole path"):
+        absolute_uri("sqlite:///~nobody-of-that-name/m.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("foo://me:secret@bar", "tracking.uri foo://bar cannot be used: "),
+        ("sqlite:///{folder}/text.db", "cannot be used: .*file is not a database"),
+        ("sqlite:///{folder}/text.db/below/m.db", "cannot be used: .*text.db"),
+        ("sqlite+nothing:///x", "tracking.uri sqlite[+]nothing:///x cannot be used: "),
+        ("mysql+nosuchdriver://me:secret@host/runs?password=secret", "tracking.uri mysql[+]nosuchdriver://host/runs "),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_said_in_a_sentence(uri: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("This is no database.\n" * 100)
+    with pytest.raises(UserError, match=sentence) as caught:
+        Tracker(uri.format(folder=tmp_path)).open_experiment("x")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("psycopg") is not None, reason="the driver is there")
+def test_a_database_whose_driver_is_missing_is_told_by_the_package() -> None:
+    with pytest.raises(UserError, match="postgresql://host/x needs the Python package psycopg"):
+        Tracker("postgresql://me:secret@host/x")
 
 
 def test_the_command_that_opens_the_pages(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import subprocess
 import sys
@@ -15,10 +14,9 @@ import pytest
 
 from pipeline.commits import CommitLog
 from pipeline.experiment_spec import ResourcesSpec
-from pipeline.search.spec import BudgetSpec
 from pipeline.storage import open_storage
 from pipeline.tuning.claims import claimed
-from pipeline.tuning.costs import Clock, hours_of, is_spent, start_seconds, time_use, trained_seconds
+from pipeline.tuning.costs import cost_of, hours_of, scoring_hours, start_seconds, time_use, trained_seconds
 from pipeline.tuning.log import TrialLog
 
 PATH = "stages.sr.training.learning_rate"
@@ -44,11 +42,11 @@ def test_a_trial_reads_as_it_was_written(log: TrialLog) -> None:
     assert (again.objective, again.ended, again.asked) == (3.0, True, 5.0)
 
 
-def test_a_trial_without_scores_has_the_worst_objective(log: TrialLog) -> None:
-    assert log.begin("a", "round", {}, 0.0).objective == math.inf
-    log.end("a", "pruned", point(objective=math.inf))
+def test_a_trial_without_scores_has_no_objective(log: TrialLog) -> None:
+    assert log.begin("a", "round", {}, 0.0).objective is None
+    log.end("a", "pruned", point(objective=None))
     (entry,) = log.entries()
-    assert entry.objective == math.inf
+    assert entry.objective is None
 
 
 def test_a_failure_has_one_more_attempt_and_being_cut_off_costs_none(log: TrialLog) -> None:
@@ -101,29 +99,32 @@ def test_hours_are_those_of_the_share_of_a_gpu_and_of_a_cpu_where_there_is_none(
     assert hours_of(7200.0, ResourcesSpec()) == 2.0
     assert hours_of(7200.0, ResourcesSpec(workers=3, gpus_per_worker=1.0)) == 6.0
     assert hours_of(7200.0, ResourcesSpec(gpus_per_worker=0.25)) == 0.5
+    assert scoring_hours(7200.0, ResourcesSpec(gpus_per_worker=0.25)) == 0.5, "in the process of the training"
+    assert scoring_hours(7200.0, ResourcesSpec(workers=3, gpus_per_sampling_worker=0.5)) == 1.0
+    assert scoring_hours(7200.0, ResourcesSpec()) == 2.0
 
 
-def test_no_trial_begins_once_the_budget_is_spent(log: TrialLog) -> None:
-    clock = Clock(log.storage, log.prefix)
+def test_a_trial_costs_what_its_runs_gained_since_it_came_to_them_and_its_scores(log: TrialLog) -> None:
+    trained(log, "runs/sr", 3600.0)
     log.begin("a", "round", {}, 0.0)
-    log.end("a", "finished", point(cost_hours=0.4))
-    assert not is_spent(BudgetSpec(), log.entries(), clock)
-    assert not is_spent(BudgetSpec(gpu_hours=0.5), log.entries(), clock)
-    log.begin("b", "another round", {}, 0.0)
-    assert not is_spent(BudgetSpec(gpu_hours=0.5), log.entries(), clock)
-    log.end("b", "pruned", point(cost_hours=0.1))
-    assert is_spent(BudgetSpec(gpu_hours=0.5), log.entries(), clock)
+    log.train("a", "runs/sr", 3600.0)
+    trained(log, "runs/sr", 3600.0 + 1800.0)
+    log.spend("a", 0.125)
+    log.spend("a", 0.125)
+    (entry,) = log.entries()
+    assert cost_of(log.storage, entry, ResourcesSpec()) == 0.75
+    assert cost_of(log.storage, entry, ResourcesSpec(workers=2)) == 1.25
+    log.end("a", "failed", point(cost_hours=0.75))
+    again = log.begin("a", "round", {}, 1.0)
+    assert cost_of(log.storage, again, ResourcesSpec()) == 0.75, "what an attempt that failed cost is not forgotten"
 
 
-def test_hours_by_the_clock_go_on_where_a_killed_command_left_them(log: TrialLog) -> None:
-    killed = Clock(log.storage, log.prefix, started=time.monotonic() - 1800.0)
-    killed.tick()
-    again = Clock(log.storage, log.prefix, started=time.monotonic() - 900.0)
-    assert again.hours() == pytest.approx(0.75, abs=0.01)
-    again.tick()
-    assert again.hours() == pytest.approx(0.75, abs=0.01)  # its own time once
-    assert is_spent(BudgetSpec(hours=0.7), [], again)
-    assert not is_spent(BudgetSpec(hours=0.8), [], again)
+def trained(log: TrialLog, run: str, seconds: float) -> None:
+    """Commit a checkpoint of ``run`` after so many seconds of training."""
+    commits = CommitLog(log.storage, run, owner="test", clock=lambda: 100.0)
+    commits.take_over()
+    name, _ = commits.new_folder("files")
+    commits.commit(name, {"step": len(commits.entries()), "seconds": seconds})
 
 
 def test_time_is_told_by_what_it_was_spent_on() -> None:

@@ -19,22 +19,23 @@ from typing import Any
 import pytest
 
 from pipeline.commits import CommitLog
-from pipeline.errors import UserError
+from pipeline.dag import stored
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+from pipeline.search.budget import Ledger
+from pipeline.search.proposals import drawn_of, with_drawn_lists
 from pipeline.search.spec import SearchSpec
 from pipeline.storage import open_storage
-from pipeline.sweep.proposals import drawn_of
-from pipeline.tuning.costs import Clock
 from pipeline.tuning.desk import Desk
 from pipeline.tuning.log import TrialEntry, TrialLog
-from pipeline.tuning.looks import METRIC, STEP
-from pipeline.tuning.proposals import OptunaProposals, is_within
+from pipeline.tuning.looks import METRIC, STEP, Looks
 from pipeline.tuning.round import TrainingRound
-from pipeline.tuning.run import _halving, resources_of, train_round
+from pipeline.tuning.run import _halving, train_round, training_resources
 from pipeline.tuning.trial import TrainingTrial
+from pipeline.watching.weights import WATCHED
 
 LEVELS, STEPS, RATE = (
     "stages.sr.augmentation.noise.levels",
@@ -66,6 +67,7 @@ search:
     stages.sr.sampling.steps: {values: [2, 3]}
 resources: {cpus_per_worker: 0.5, log_every: 1}
 """
+RATES = f"search.space={{{RATE}: {{values: [0.001, 0.002, 0.003, 0.004]}}}}"  # four trainings
 PRUNING = "search.pruning={first: 3, factor: 2, samples: 16, reference: 40}"
 
 
@@ -76,18 +78,34 @@ def load(folder: Path, *overrides: str) -> Experiment:
 
 def round_of(experiment: Experiment) -> TrainingRound:
     assert experiment.search is not None
-    return TrainingRound(experiment, "sr", tuple(experiment.search.space), {})
+    return TrainingRound(experiment, experiment.search, "sr", tuple(experiment.search.space), {})
 
 
 def desk_of(experiment: Experiment) -> Desk:
     trials, storage = round_of(experiment), open_storage(experiment.store)
-    log = trials.log(storage)
-    return Desk(trials, log, Clock(storage, log.prefix))
+    base_is_trained(experiment)
+    ledger = Ledger(storage, trials.prefix, trials.search.budget, experiment.resources)
+    return Desk(trials, trials.log(storage), ledger)
 
 
-def pretend(desk: Desk, key: str, *, state: str = "finished", objective: float = 1.0, **changes: Any) -> None:
+def base_is_trained(experiment: Experiment) -> None:
+    """What all trials share is stored before they run; here it need not be more than known to be there."""
+    node, storage = Nodes(experiment, trial=True).train("base"), open_storage(experiment.store)
+    if stored(node, storage) is None:
+        commits = CommitLog(storage, node.key, owner="test", clock=time.time)
+        commits.begin()
+        name, _ = commits.new_folder("files")
+        commits.commit(name, {"node": node.name, "summary": {}, "seconds": 1.0})
+
+
+def settings_of(desk: Desk, key: str) -> dict[str, Any]:
+    """What the running trial ``key`` sets."""
+    return desk.running[key].proposal.settings
+
+
+def pretend(desk: Desk, key: str, *, state: str = "finished", objective: float | None = 1.0, **changes: Any) -> None:
     """End a trial as if it had been run."""
-    settings = desk.running[key]
+    settings = settings_of(desk, key)
     point = {"settings": settings, "objective": objective, "seconds": 1.0, "cost_hours": 1.0, **changes}
     desk.log.end(key, state, point)  # type: ignore[arg-type]
     desk.ended(key)
@@ -118,43 +136,6 @@ def test_a_drawn_list_ends_with_the_space() -> None:
     assert len(drawn_of(SearchSpec.model_validate({"space": space, "trials": 12}), [LEVELS])) == 2
 
 
-def test_optuna_learns_from_trials_of_an_earlier_command() -> None:
-    """Told that small rates are good, it proposes smaller ones than without being told."""
-
-    def told(rate: float) -> TrialEntry:
-        settings = {RATE: rate, LEVELS: [0.0, 0.2]}
-        return TrialEntry(f"{rate}", "r", settings, 0.0, "finished", point={"objective": math.log(rate)})
-
-    search = spec(algorithm="optuna")
-    known = [told(10 ** (-4 + 3 * share / 19)) for share in range(20)]
-
-    def proposed(entries: list[TrialEntry]) -> list[float]:
-        proposals, found = OptunaProposals(search, list(search.space), entries), []
-        for _ in range(12):
-            settings = proposals.ask()
-            assert settings is not None
-            assert is_within(search, settings, list(search.space))
-            found.append(math.log10(settings[RATE]))
-            proposals.tell(settings, told(settings[RATE]))
-        return sorted(found)
-
-    assert proposed(known)[6] < -3.4 < proposed([])[6]
-
-
-def test_optuna_is_told_of_pruned_and_failed_trials(tmp_path: Path) -> None:
-    search = spec(algorithm="optuna")
-    settings = {RATE: 0.01, LEVELS: None}
-    pruned = TrialEntry("a", "r", settings, 0.0, "pruned", rungs=((3, 5.0),), point={"objective": math.inf})
-    failed = TrialEntry("b", "r", settings, 0.0, "failed", point={"objective": math.inf})
-    proposals = OptunaProposals(search, list(search.space), [pruned, failed])
-    assert [trial.state.name for trial in proposals._study.trials] == ["PRUNED"]
-    for state, rungs in (("pruned", ((3, 5.0),)), ("failed", ())):
-        asked = proposals.ask()
-        assert asked is not None
-        proposals.tell(asked, TrialEntry("c", "r", asked, 0.0, state, rungs=rungs, point={"objective": math.inf}))  # type: ignore[arg-type]
-    assert [trial.state.name for trial in proposals._study.trials] == ["PRUNED", "PRUNED", "FAIL"]
-
-
 # Which trial comes next
 
 
@@ -165,21 +146,21 @@ def test_settings_that_mean_the_same_are_one_trial(tmp_path: Path) -> None:
     desk = desk_of(load(tmp_path, space))  # at level 0 both kinds are the finished image
     begun = []
     while (key := desk.next()) is not None:
-        begun.append(dict(desk.running[key]))
+        begun.append(settings_of(desk, key))
         pretend(desk, key)
     assert [settings[RATE] for settings in begun] == [0.001, 0.002]
     assert len(desk.entries()) == 2
 
 
 def test_a_killed_driver_leaves_what_ended_and_resumes_what_had_begun(tmp_path: Path) -> None:
-    experiment = load(tmp_path)
+    experiment = load(tmp_path, RATES)
     killed = desk_of(experiment)
     first, second, third = killed.next(), killed.next(), killed.next()
     assert first
     assert second
     assert third
     pretend(killed, first)
-    pretend(killed, second, state="pruned", objective=math.inf)
+    pretend(killed, second, state="pruned", objective=None)
     again = desk_of(experiment)
     assert again.next() == third
     fourth = again.next()
@@ -222,19 +203,39 @@ def test_a_small_space_ends_before_the_number_of_trials(tmp_path: Path) -> None:
 
 
 def test_nothing_begins_once_the_budget_is_spent(tmp_path: Path) -> None:
-    experiment = load(tmp_path, "search.budget.gpu_hours=1.5")
-    desk = desk_of(experiment)
+    """What ended is looked up all the same, by the same command again too."""
+    experiment = load(tmp_path, RATES, "search.budget.gpu_hours=1.5")
+    desk, keys = desk_of(experiment), set()
     for _ in range(2):
         key = desk.next()
         assert key
+        keys.add(key)
         pretend(desk, key)  # an hour each
     assert desk.next() is None
-    assert not desk_of(experiment).has_more()
-    assert desk_of(load(tmp_path, "search.budget.gpu_hours=2.5")).has_more()
+    assert desk.over
+    assert desk.not_begun == 2
+    again = desk_of(experiment)
+    assert not again.has_more()
+    assert {entry.key for entry in again.entries()} == {entry.key for entry in desk.entries()} == keys
+    assert again.not_begun == 2
+    assert desk_of(load(tmp_path, RATES, "search.budget.gpu_hours=2.5")).has_more()
+
+
+def test_what_runs_is_reckoned_by_what_ended(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path, RATES, "search.budget.gpu_hours=2.5"))
+    first, second = desk.next(), desk.next()
+    assert first
+    assert second
+    pretend(desk, first)
+    assert desk.next(), "one hour spent, one to come"
+    assert desk.next() is None, "one hour spent, two to come"
+    assert not desk.over, "they may come cheaper"
+    pretend(desk, second, cost_hours=0.1)
+    assert desk.next(), "0.55 hours on average"
 
 
 def test_what_had_begun_is_finished_whatever_it_costs(tmp_path: Path) -> None:
-    experiment = load(tmp_path, "search.budget.gpu_hours=0.5")
+    experiment = load(tmp_path, RATES, "search.budget.gpu_hours=0.5")
     killed = desk_of(experiment)
     first, second = killed.next(), killed.next()
     assert first
@@ -245,14 +246,94 @@ def test_what_had_begun_is_finished_whatever_it_costs(tmp_path: Path) -> None:
     assert again.next() is None
 
 
-def test_a_trial_whose_process_is_lost_for_good_has_failed(tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_lost_is_charged_for_what_it_trained(tmp_path: Path) -> None:
     desk = desk_of(load(tmp_path))
     key = desk.next()
     assert key
+    commits = CommitLog(desk.log.storage, "runs/one", owner="test", clock=time.time)
+    desk.log.train(key, commits.prefix, 0.0)
+    commits.take_over()
+    name, _ = commits.new_folder("files")
+    commits.commit(name, {"step": 3, "seconds": 1800.0})
+    assert desk.ledger.gpu_hours == 0.5, "already while it runs"
     desk.ended(key, "its process was lost")
     (entry,) = desk.entries()
     assert entry.point is not None
     assert (entry.state, entry.point["error"]) == ("failed", "its process was lost")
+    assert entry.point["cost_hours"] == 0.5
+
+
+def test_what_failed_is_tried_once_more_when_all_others_have_begun(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path, RATES))
+    keys = [desk.next() for _ in range(4)]
+    assert desk.next() is None
+    assert not desk.over, "what runs may fail"
+    failed = str(keys[1])
+    desk.ended(failed, "its process was lost")
+    assert desk.next() == failed
+    pretend(desk, failed)
+    for key in (keys[0], keys[2]):
+        pretend(desk, str(key))
+    assert desk.next() is None
+    desk.ended(str(keys[3]), "its process was lost")
+    assert desk.next() == keys[3]
+    desk.ended(str(keys[3]), "its process was lost")
+    assert desk.next() is None, "twice is in vain"
+    assert desk.over
+    assert [entry.state for entry in desk.entries()] == ["finished", "finished", "finished", "failed"]
+
+
+def test_a_trial_waits_while_another_is_at_its_training(tmp_path: Path) -> None:
+    """Where it waits it holds neither CPU nor GPU; a trial with a training of its own goes first."""
+    desk = desk_of(load(tmp_path))  # two ranges of levels, sampled in two ways each
+    first, second = desk.next(), desk.next()
+    assert first
+    assert second
+    assert [settings_of(desk, key)[STEPS] for key in (first, second)] == [2, 2]
+    assert desk.next() is None
+    assert not desk.over
+    pretend(desk, second)
+    third = desk.next()
+    assert third
+    assert settings_of(desk, third) == {LEVELS: [0.0, 0.4], STEPS: 3}
+    pretend(desk, first)
+    pretend(desk, third)
+    fourth = desk.next()
+    assert fourth
+    pretend(desk, fourth)
+    assert len(desk.entries()) == 4
+
+
+def test_what_is_proposed_is_told_when_its_trial_ends_however_often_it_is_proposed(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path, "search.algorithm=optuna", "search.trials=50"))
+    while desk.next() is not None or desk.running:  # as many as can run at once, then one of them ends
+        while desk.next() is not None:
+            pass
+        pretend(desk, next(iter(desk.running)))
+    assert desk._suggested is not None
+    states = [trial.state.name for trial in desk._suggested._study.trials]
+    assert len(desk.entries()) == 4
+    assert "RUNNING" not in states
+
+
+def test_levels_that_are_listed_for_the_stage_below_are_not_tried(tmp_path: Path) -> None:
+    """The declared level stands in the widened section beside the searched ones; the round tries those it was given."""
+    level = "stages.sr.sampling.level"
+    space = f"search.space={{{LEVELS}: {{values: [[0.0, 0.3], [0.0, 0.4]]}}, {level}: {{values: [0.1, 0.2]}}}}"
+    experiment = load(tmp_path, space)  # the declared level is 0
+    declared, widened = experiment.search, with_drawn_lists(experiment)
+    assert declared is not None
+    assert widened.search is not None
+    assert widened.search.space[level].values == (0.1, 0.2, 0.0)  # type: ignore[union-attr]
+    trials = TrainingRound(widened, declared, "sr", (LEVELS, level), {})
+    storage = open_storage(experiment.store)
+    ledger = Ledger(storage, trials.prefix, declared.budget, experiment.resources)
+    base_is_trained(experiment)
+    desk, tried = Desk(trials, trials.log(storage), ledger), []
+    while (key := desk.next()) is not None:
+        tried.append(settings_of(desk, key)[level])
+        pretend(desk, key)
+    assert sorted(tried) == [0.1, 0.1, 0.2, 0.2]
 
 
 def test_other_pruning_or_other_data_is_another_search(tmp_path: Path) -> None:
@@ -276,7 +357,7 @@ def test_rungs_lie_below_the_last_step(tmp_path: Path) -> None:
 
 
 def test_halving_knows_the_trials_of_earlier_commands_and_marks_what_it_would_stop(tmp_path: Path) -> None:
-    experiment = load(tmp_path, PRUNING)
+    experiment = load(tmp_path, PRUNING, RATES)
     before = desk_of(experiment)
     for score in (1.0, 2.0):
         key = before.next()
@@ -297,16 +378,43 @@ def test_halving_knows_the_trials_of_earlier_commands_and_marks_what_it_would_st
     assert (desk.log.is_stopped(good), desk.log.is_stopped(bad)) == (False, True)
 
 
-def test_too_few_images_for_a_look_are_refused(tmp_path: Path) -> None:
-    experiment = load(tmp_path, "search.pruning={first: 3, samples: 8}")
-    with pytest.raises(UserError, match=r"search\.pruning\.samples 8: FID in the classifier's 8 features needs more"):
-        train_round(experiment, "sr", [LEVELS], {}, lambda *_: None, open_storage(experiment.store))
+class Seen(Looks):
+    """Looks whose scores are the steps they are of."""
+
+    def _score(self, step: int, weights: Path) -> float | None:
+        return float(step)
+
+
+def test_a_rung_that_an_earlier_command_went_by_without_weights_ends_no_looking(tmp_path: Path) -> None:
+    """The run was trained until step 4 before there was pruning; from there on each rung is looked at."""
+    desk = desk_of(load(tmp_path, PRUNING, "stages.sr.training.steps=20"))
+    key = desk.next()
+    assert key
+    changed = desk.round.changed(settings_of(desk, key))
+    node = Nodes(changed, trial=True).train("sr")
+    commits = CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
+    commits.take_over()
+
+    def commit(info: dict[str, Any]) -> None:
+        name, folder = commits.new_folder("files")
+        (folder / "ema.safetensors").write_bytes(b"")
+        commits.commit(name, info)
+
+    def train() -> None:
+        for step in (6, 12):
+            commit({WATCHED: step, "kept": f"watched {step}"})
+
+    commit({"step": 4, "seconds": 1.0})
+    reported: list[int] = []
+    looks = Seen(changed, "sr", node, (3, 6, 12), desk.log, key, lambda metrics: reported.append(metrics[STEP]))
+    assert not looks.during(train)
+    assert reported == [6, 12]
 
 
 def test_a_trial_of_one_worker_holds_what_it_needs_and_others_leave_it_to_their_workers(tmp_path: Path) -> None:
     share = load(tmp_path, "resources.gpus_per_worker=0.25")
-    assert resources_of(share) == {"CPU": 0.5, "GPU": 0.25}
-    assert resources_of(load(tmp_path, "resources.workers=2", "resources.gpus_per_worker=1")) == {"CPU": 0.01}
+    assert training_resources(share) == {"CPU": 0.5, "GPU": 0.25}
+    assert training_resources(load(tmp_path, "resources.workers=2", "resources.gpus_per_worker=1")) == {"CPU": 0.01}
 
 
 # Trials that run: in this process, as they do under Ray Tune
@@ -339,8 +447,6 @@ def trainings(desk: Desk, levels: list[float]) -> int:
 
 
 def commits_of(desk: Desk, levels: list[float]) -> CommitLog:
-    from pipeline.nodes import Nodes
-
     node = Nodes(desk.round.changed({LEVELS: levels}), trial=True).train("sr")
     return CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
 
@@ -351,23 +457,26 @@ def test_trials_prune_resume_and_share_their_weights(ready: Path) -> None:
     by_settings = {}
 
     def stop_early(metrics: Mapping[str, Any]) -> None:
-        if metrics[STEP] == 3 and desk.running[key][LEVELS] == [0.0, 0.2]:
+        if metrics[STEP] == 3 and settings_of(desk, key)[LEVELS] == [0.0, 0.2]:
             desk.log.stop(key)
 
     while (key := desk.next()) is not None:
-        settings = desk.running[key]
+        settings = settings_of(desk, key)
         by_settings[settings[LEVELS][1], settings[STEPS]] = run(desk, key, stop_early)
     pruned, finished, reused = by_settings[0.2, 2], by_settings[0.4, 2], by_settings[0.4, 3]
     assert [point["status"] for point in (pruned, finished, reused)] == ["pruned", "finished", "finished"]
     assert [step for step, _ in pruned["rungs"]] == [3]
     assert [step for step, _ in finished["rungs"]] == [3, 60]
-    assert pruned["objective"] == math.inf
+    assert pruned["objective"] is None
     assert pruned["error"] is None
     assert math.isfinite(finished["objective"])
     # What trains starts within its time, and the same training with other sampling is there already.
     assert 0.0 < finished["start_seconds"] <= finished["seconds"]
-    assert finished["cost_hours"] > 0.0
-    assert (reused["start_seconds"], reused["cost_hours"], reused["rungs"]) == (None, 0.0, [])
+    for point in (finished, reused):
+        assert point["cost_hours"] == pytest.approx(
+            (point.get("training_seconds", 0.0) + point["scoring_seconds"]) / 3600, rel=1e-6
+        )
+    assert (reused["start_seconds"], reused.get("training_seconds"), reused["rungs"]) == (None, None, [])
     assert trainings(desk, [0.0, 0.4]) == 1
     assert not any(entry.info.get("final") for entry in commits_of(desk, [0.0, 0.2]).entries())
 
@@ -376,12 +485,11 @@ def test_trials_prune_resume_and_share_their_weights(ready: Path) -> None:
 def test_two_trials_at_once_train_the_same_once(ready: Path) -> None:
     space = f"search.space={{{LEVELS}: {{values: [[0.0, 0.3]]}}, {STEPS}: {{values: [2, 3]}}}}"
     desk = desk_of(load(ready, space, "stages.sr.training.steps=30"))
-    keys = [desk.next(), desk.next()]
     points: list[dict[str, Any]] = []
     threads = []
-    for key in keys:
-        entry = desk.log.get(str(key))
-        assert entry is not None
+    for steps in (2, 3):  # the desk of one driver would have one wait; these are of two
+        settings = {LEVELS: [0.0, 0.3], STEPS: steps}
+        entry = desk.log.begin(desk.round.key(settings), desk.round.identity, settings, time.time())
         trial = TrainingTrial(desk.round, entry, desk.log, lambda metrics: None)
         threads.append(threading.Thread(target=lambda trial=trial: points.append(trial.run())))
     for thread in threads:
@@ -389,12 +497,10 @@ def test_two_trials_at_once_train_the_same_once(ready: Path) -> None:
     for thread in threads:
         thread.join()
     assert [point["error"] for point in points] == [None, None]
-    from pipeline.nodes import Nodes
-
     node = Nodes(desk.round.changed({LEVELS: [0.0, 0.3]}), trial=True).train("sr")
     log = CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
     assert sum(entry.kind == "takeover" for entry in log.entries()) == 1
-    assert sorted(point["cost_hours"] > 0 for point in points) == [False, True]
+    assert sorted(point.get("training_seconds", 0.0) > 0 for point in points) == [False, True]
 
 
 @pytest.mark.slow
@@ -407,9 +513,33 @@ def test_a_trial_that_cannot_be_is_a_failed_point(ready: Path) -> None:
     assert point["status"] == "failed"
     assert point["settings"] == settings
     assert "sampling.level" in point["error"]
+    assert len(point["error"].splitlines()) == 1
+    assert "pydantic" not in point["error"]
 
 
 # On Ray
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_tune_waits_for_trainings_of_other_trials_and_tries_again_what_failed(ready: Path, ray_cluster: None) -> None:
+    steps = "stages.sr.training.steps=14"  # trainings of its own
+    trials = round_of(load(ready, steps, "search.concurrency=2", "resources.cpus_per_worker=0.2"))
+    storage = open_storage(trials.experiment.store)
+    broken = trials.changed({LEVELS: [0.0, 0.4], STEPS: 3})
+    in_the_way = storage.path(Nodes(broken, trial=True).chained("sr").key)
+    in_the_way.parent.mkdir(exist_ok=True)
+    in_the_way.write_text("in the way")
+    ledger = Ledger(storage, trials.prefix, trials.search.budget, trials.experiment.resources)
+    points, not_begun = train_round(trials, ledger, lambda *_: None, storage)
+    assert not_begun == 0
+    ended = {(point["settings"][LEVELS][1], point["settings"][STEPS]): point["status"] for point in points}
+    assert ended == {(0.2, 2): "finished", (0.2, 3): "finished", (0.4, 2): "finished", (0.4, 3): "failed"}
+    entries = [entry for entry in trials.log(storage).entries() if entry.round == trials.identity]
+    assert sorted(entry.attempts for entry in entries) == [1, 1, 1, 2]
+    assert sum(point.get("waiting_seconds", 0.0) for point in points) < 0.5, "no trial held what it needs for waiting"
+    assert ledger.gpu_hours == pytest.approx(sum(point["cost_hours"] for point in points))
+    assert ledger.gpu_hours > 0.0
 
 
 DRIVER = """\
@@ -417,14 +547,17 @@ import json, sys
 from pathlib import Path
 from pipeline.cluster import ray_cluster
 from pipeline.experiment import load_experiment
+from pipeline.search.budget import Ledger
 from pipeline.storage import open_storage
+from pipeline.tuning.round import TrainingRound
 from pipeline.tuning.run import train_round
 
 experiment = load_experiment(sys.argv[1], sys.argv[2:])
-with ray_cluster(None):
-    points = train_round(
-        experiment, "sr", list(experiment.search.space), {}, lambda *_: None, open_storage(experiment.store)
-    )
+search, storage = experiment.search, open_storage(experiment.store)
+trials = TrainingRound(experiment, search, "sr", tuple(search.space), {})
+ledger = Ledger(storage, trials.prefix, search.budget, experiment.resources)
+with ray_cluster(None), ledger.kept():
+    points, _ = train_round(trials, ledger, lambda *_: None, storage)
 Path(experiment.store, "points.json").write_text(json.dumps(points))
 """
 
@@ -458,7 +591,7 @@ def test_kill_9_of_driver_and_cluster_runs_no_ended_trial_again(ready: Path) -> 
             return subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
 
     driver = start()
-    desk = Desk(trials, log, Clock(log.storage, log.prefix))
+    desk = Desk(trials, log, Ledger(log.storage, log.prefix, trials.search.budget, experiment.resources))
     try:
         deadline = time.monotonic() + 400
         while True:

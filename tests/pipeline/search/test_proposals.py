@@ -1,9 +1,11 @@
-"""What a sweep tries, and that what it tries is known beforehand where it can be: one pass serves what is above."""
+"""What a search tries, and that what it tries is known beforehand where it can be: one pass serves what is above."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,20 @@ from pipeline.dag import ancestry
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.search.proposals import (
+    Proposal,
+    Suggested,
+    Told,
+    drawn_of,
+    halton,
+    is_within,
+    proposals_of,
+    radical_inverse,
+    with_drawn_lists,
+)
 from pipeline.search.run import rounds_of
-from pipeline.search.spec import SearchSpec
+from pipeline.search.spec import SearchSpec, grid_of
 from pipeline.search.trials import targets_of
-from pipeline.sweep.proposals import Suggested, drawn_of, halton, proposals_of, radical_inverse, with_drawn_lists
 
 LEVEL, KIND, STEPS = (f"stages.sr16.sampling.{name}" for name in ("level", "augmentation", "steps"))
 
@@ -64,35 +76,98 @@ def score(settings: dict[str, Any]) -> float:
     return float((settings["a"] - 0.2) ** 2 + settings["b"])
 
 
+def proposed(search: SearchSpec, count: int, ends: Callable[[int], int]) -> list[dict[str, Any]]:
+    """What is proposed where as many trials as the search says run at once, and ``ends`` names which of them ends; they
+    are told of in the order in which they were proposed, as a sweep does."""
+    suggested = proposals_of(search, list(search.space))
+    assert isinstance(suggested, Suggested)
+    asked: list[Proposal] = []
+    ended: set[int] = set()
+    told = 0
+    while len(asked) < count:
+        while len(asked) - told < search.trials_at_once(list(search.space), 2):
+            asked.append(suggested.ask())
+        if told in ended:
+            suggested.tell(asked[told], Told(score(asked[told].settings)))
+            told += 1
+        else:
+            running = [number for number in range(told, len(asked)) if number not in ended]
+            ended.add(running[ends(len(running))])
+    return [proposal.settings for proposal in asked]
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_optuna_proposes_the_same_again_whichever_trial_ends_first(concurrency: int) -> None:
     space = {"a": {"uniform": [0.0, 1.0]}, "b": {"values": [0, 1, 2]}}
     search = SearchSpec.model_validate({"algorithm": "optuna", "concurrency": concurrency, "space": space})
 
-    def proposed(count: int) -> list[dict[str, Any]]:
-        proposals, asked, told_of = proposals_of(search, list(space)), [], 0
-        assert isinstance(proposals, Suggested)
-        while len(asked) < count:
-            while len(asked) - told_of < concurrency:
-                asked.append(proposals.ask())
-            proposals.tell(score(asked[told_of]))
-            told_of += 1
-        return asked
+    def oldest(count: int) -> int:
+        return 0
 
-    assert proposed(24) == proposed(24)
-    assert proposed(12) == proposed(24)[: len(proposed(12))], "a search that was cut short began in the same way"
-    assert np.mean([score(settings) for settings in proposed(24)[14:]]) < 0.9, "at random 1.17"
+    def newest(count: int) -> int:
+        return count - 1
+
+    found = proposed(search, 24, oldest)[:24]
+    assert proposed(search, 24, newest)[:24] == found
+    assert proposed(search, 12, oldest) == found[: len(proposed(search, 12, oldest))], "cut short it began the same way"
+    assert np.mean([score(settings) for settings in found[14:]]) < 0.9, "at random 1.17"
 
 
 def test_optuna_is_told_of_failures_and_drops() -> None:
     search = SearchSpec.model_validate({"algorithm": "optuna", "space": {"a": {"uniform": [0.0, 1.0]}}})
     proposals = Suggested(search, ["a"])
-    for told_of in ({"objective": None}, {"objective": None, "rung": (32, 9.0)}, {"objective": 1.0}):
-        proposals.ask()
-        proposals.tell(**told_of)
+    for told in (Told(), Told(rungs=((32, 9.0),)), Told(1.0)):
+        proposals.tell(proposals.ask(), told)
     states = [trial.state.name for trial in proposals._study.trials]
     assert states == ["FAIL", "PRUNED", "COMPLETE"]
     assert proposals._study.trials[1].intermediate_values == {32: 9.0}
+
+
+def test_no_proposal_stays_open_when_the_same_is_proposed_again() -> None:
+    search = SearchSpec.model_validate({"algorithm": "optuna", "space": {"a": {"values": [1, 2]}}})
+    proposals = Suggested(search, ["a"])
+    first = proposals.ask()
+    while (second := proposals.ask()).settings != first.settings:
+        proposals.tell(second, Told(2.0))
+    proposals.tell(second, Told())  # it is another's trial
+    proposals.tell(first, Told(1.0))
+    states = [trial.state.name for trial in proposals._study.trials]
+    assert (states[0], states[-1]) == ("COMPLETE", "FAIL")
+    assert "RUNNING" not in states
+
+
+def test_optuna_takes_any_seed() -> None:
+    search = SearchSpec.model_validate({"seed": 5_000_000_000, "space": {"a": {"uniform": [0.0, 1.0]}}})
+    assert 0.0 <= Suggested(search, ["a"]).ask().settings["a"] <= 1.0
+
+
+def test_optuna_learns_from_trials_of_an_earlier_command() -> None:
+    """Told that small values are good, it proposes smaller ones than without being told."""
+    space = {"a": {"loguniform": [1e-4, 1e-1]}, "b": {"values": [None, [0.0, 0.2], {"c": 1}]}}
+    search = SearchSpec.model_validate({"algorithm": "optuna", "space": space})
+
+    def told(value: float) -> tuple[dict[str, Any], Told]:
+        return {"a": value, "b": [0.0, 0.2]}, Told(math.log(value))
+
+    def middle(known: list[tuple[dict[str, Any], Told]]) -> float:
+        proposals, found = Suggested(search, list(space), known), []
+        for _ in range(12):
+            proposal = proposals.ask()
+            assert is_within(search, proposal.settings, list(space))
+            found.append(math.log10(proposal.settings["a"]))
+            proposals.tell(proposal, told(proposal.settings["a"])[1])
+        return sorted(found)[6]
+
+    assert middle([told(10 ** (-4 + 3 * share / 19)) for share in range(20)]) < -3.4 < middle([])
+
+
+def test_of_earlier_trials_those_that_were_cut_short_are_known_and_failed_ones_not() -> None:
+    search = SearchSpec.model_validate({"algorithm": "optuna", "space": {"a": {"uniform": [0.0, 1.0]}}})
+    known = [({"a": 0.1}, Told(rungs=((3, 5.0),))), ({"a": 0.2}, Told()), ({"a": 0.3}, Told(4.0))]
+    proposals = Suggested(search, ["a"], known)
+    assert [trial.state.name for trial in proposals._study.trials] == ["PRUNED", "COMPLETE"]
+    proposals.tell(Proposal({"a": 0.4}), Told(3.0))  # begun by an earlier command
+    assert proposals._study.best_params == {"a": 0.4}
 
 
 KINDS = ["truncated", "non_truncated"]
@@ -134,10 +209,11 @@ def test_one_pass_of_the_base_serves_every_setting_above_it(tmp_path: Path, name
     drawn: dict[str, set[str]] = {}
     tried = 0
     for stage, paths in rounds_of(experiment):
-        proposals = proposals_of(declared, paths)
+        listed_settings = proposals_of(declared, paths)
+        assert isinstance(listed_settings, list)
         settings = None
-        while (proposed := proposals.ask()) is not None:
-            settings = chosen | proposed
+        for one in listed_settings:
+            settings = chosen | one
             tried += 1
             for node in ancestry(targets_of(with_settings(listed, settings), stage)):
                 drawn.setdefault(node.name, set()).add(node.digest)
@@ -169,8 +245,8 @@ def test_jointly_every_setting_of_the_base_has_one_pass(tmp_path: Path) -> None:
     experiment = tiny(tmp_path, mode="joint", space=space)
     assert experiment.search is not None
     ((stage, paths),) = rounds_of(experiment)
-    proposals, digests = proposals_of(experiment.search, paths), set()
-    while (settings := proposals.ask()) is not None:
+    digests = set()
+    for settings in grid_of(experiment.search, paths):
         targets = targets_of(with_settings(with_drawn_lists(experiment), settings), stage)
         digests |= {node.digest for node in ancestry(targets) if node.name == "chained/base"}
     assert len(digests) == 2

@@ -1,7 +1,8 @@
 """Which settings a round tries, and in which order: grids, lists drawn beforehand, and what Optuna proposes.
 
-Nothing here knows what a trial costs or how it is run. A list drawn beforehand is a Halton sequence (Halton 1960) with
-a shift from the seed, so it depends on nothing but the search section and this file.
+One module for rounds that draw and rounds that train. Nothing here knows what a trial costs or how it is run. A list
+drawn beforehand is a Halton sequence (Halton 1960) with a shift from the seed, so it depends on nothing but the search
+section and this file.
 """
 
 from __future__ import annotations
@@ -11,40 +12,52 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from pipeline.experiment_spec import Experiment
 from pipeline.search.spec import Distribution, LogUniform, SearchSpec, Uniform, Values, grid_of, listed, trains
 from pipeline.seeds import Seed
 
 Settings = dict[str, Any]
-REPEATS = 50  # proposals for each trial asked for, of which those that were there before are passed over
+POINTS = 50  # of the sequence for each trial asked for: those that round to the same settings are one
+SEEDS = 2**32  # that the samplers of Optuna know
 
 
-class Proposals(Protocol):
-    """Proposes trials one by one, and is told what they scored in the order in which they were proposed."""
+class Told(NamedTuple):
+    """What became of settings: an ``objective`` (lower is better) where their trial finished; where it was cut short
+    its ``rungs``, (samples or steps, objective there); neither where it failed, or is the trial of other settings."""
 
-    def ask(self) -> Settings | None:
-        """The next settings to try; None when there are no more."""
-
-    def tell(self, objective: float | None, rung: tuple[int, float] | None = None) -> None:
-        """What the oldest proposal that was not told yet scored, lower is better; None: nothing, it failed.
-
-        With ``rung`` it was dropped after so many samples, where it scored that.
-        """
+    objective: float | None = None
+    rungs: tuple[tuple[int, float], ...] = ()
 
 
-class Listed:
-    """A list known beforehand, whatever trials score."""
+class Proposal(NamedTuple):
+    """Settings that were proposed, or with no ``handle`` settings that an earlier command began with."""
 
-    def __init__(self, trials: Sequence[Settings]) -> None:
-        self.count, self._trials = len(trials), iter(trials)
+    settings: Settings
+    handle: Any = None
 
-    def ask(self) -> Settings | None:
-        return next(self._trials, None)
 
-    def tell(self, objective: float | None, rung: tuple[int, float] | None = None) -> None:
-        del objective, rung
+def proposals_of(
+    search: SearchSpec, paths: Sequence[str], known: Sequence[tuple[Settings, Told]] = ()
+) -> list[Settings] | Suggested:
+    """What a round that searches ``paths`` tries: a list, or who proposes; ``known`` is what it is told of first."""
+    algorithm = search.algorithm_of(paths)
+    if algorithm == "grid":
+        return grid_of(search, paths)
+    return drawn_of(search, paths) if algorithm == "drawn" else Suggested(search, paths, known)
+
+
+def is_within(search: SearchSpec, settings: Mapping[str, Any], paths: Sequence[str]) -> bool:
+    """Whether the search could try these ``settings``: its space may have been changed since they were tried."""
+    return set(settings) == set(paths) and all(_holds(search.space[path], settings[path]) for path in paths)
+
+
+def _holds(distribution: Distribution, value: Any) -> bool:
+    if isinstance(distribution, Values):
+        return any(type(value) is type(other) and value == other for other in listed(distribution))
+    low, high = listed(distribution)
+    return isinstance(value, float) and low <= value <= high
 
 
 def drawn_of(search: SearchSpec, paths: Sequence[str]) -> list[Settings]:
@@ -53,7 +66,7 @@ def drawn_of(search: SearchSpec, paths: Sequence[str]) -> list[Settings]:
     Floats are rounded to four digits, as a person would give them.
     """
     found: dict[str, Settings] = {}
-    for position in islice(halton(len(paths), search.seed), REPEATS * search.trials):
+    for position in islice(halton(len(paths), search.seed), POINTS * search.trials):
         settings = {path: _at(search.space[path], share) for path, share in zip(paths, position, strict=True)}
         found.setdefault(repr(settings), settings)
         if len(found) == search.trials:
@@ -126,52 +139,60 @@ def _value_at(settings: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def proposals_of(search: SearchSpec, paths: Sequence[str]) -> Proposals:
-    """What a round that searches ``paths`` tries."""
-    algorithm = search.algorithm_of(paths)
-    if algorithm == "grid":
-        return Listed(grid_of(search, paths))
-    if algorithm == "drawn":
-        return Listed(drawn_of(search, paths))
-    return Suggested(search, paths)
-
-
 class Suggested:
-    """Optuna's tree-structured Parzen estimator, asked and told here.
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), asked and told here.
 
-    It is told in the order in which it proposed, and asked for trial k when trials up to k - ``search.concurrency``
-    have been told, no sooner and no later. So what it proposes depends on the seed, the concurrency and the scores
-    alone: the same command after a kill proposes the same trials again, at any concurrency, and finds those that
-    finished stored. A trial that failed by chance and succeeds the next time changes what comes after it.
+    What it proposes depends on the seed, on what it was told and on which of its proposals were open when it was asked.
+    So where it is told in the order in which it proposed, and asked for trial k when all up to k - n have been told, it
+    proposes the same again after a kill, with the same n trials at once; with another n it proposes others. A trial
+    that failed by chance and succeeds the next time changes what comes after it.
     """
 
-    def __init__(self, search: SearchSpec, paths: Sequence[str]) -> None:
+    def __init__(self, search: SearchSpec, paths: Sequence[str], known: Sequence[tuple[Settings, Told]] = ()) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # The same seed would propose again what was proposed before the trials it is told of. Open proposals are taken
+        # for bad ones ("constant liar"), so that trials at once are not all in one place.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of constant_liar
-            sampler = optuna.samplers.TPESampler(seed=search.seed, constant_liar=search.concurrency > 1)
+            sampler = optuna.samplers.TPESampler(seed=(search.seed + len(known)) % SEEDS, constant_liar=True)
         self._study = optuna.create_study(sampler=sampler, direction="minimize")
         self._space = {path: search.space[path] for path in paths}
-        self._open: list[Any] = []
+        self._ranges = {path: _optuna_range(distribution) for path, distribution in self._space.items()}
+        for settings, told in known:
+            self._add(settings, told)
 
-    def ask(self) -> Settings:
-        trial = self._study.ask({path: _optuna_range(domain) for path, domain in self._space.items()})
-        self._open.append(trial)
-        return {path: _optuna_value(self._space[path], value) for path, value in trial.params.items()}
+    def ask(self) -> Proposal:
+        """The next settings to try, which it takes for open until it is told of them; it never ends."""
+        trial = self._study.ask(self._ranges)
+        settings = {path: _optuna_value(self._space[path], trial.params[path]) for path in self._space}
+        return Proposal(settings, trial)
 
-    def tell(self, objective: float | None, rung: tuple[int, float] | None = None) -> None:
+    def tell(self, proposal: Proposal, told: Told) -> None:
+        """What became of ``proposal``."""
         from optuna.trial import TrialState
 
-        trial = self._open.pop(0)
-        if rung is not None:
-            trial.report(rung[1], step=rung[0])
-            self._study.tell(trial, state=TrialState.PRUNED)
-        elif objective is None:
-            self._study.tell(trial, state=TrialState.FAIL)
+        if proposal.handle is None:
+            self._add(proposal.settings, told)
+        elif told.objective is not None:
+            self._study.tell(proposal.handle, told.objective)
         else:
-            self._study.tell(trial, objective)
+            for place, score in told.rungs:
+                proposal.handle.report(score, step=place)
+            self._study.tell(proposal.handle, state=TrialState.PRUNED if told.rungs else TrialState.FAIL)
+
+    def _add(self, settings: Settings, told: Told) -> None:
+        """What it did not propose itself; of what failed there is nothing to learn."""
+        from optuna.trial import TrialState, create_trial
+
+        params = {path: _optuna_place(self._space[path], settings[path]) for path in self._space}
+        described: dict[str, Any] = {"params": params, "distributions": self._ranges}
+        if told.objective is not None:
+            self._study.add_trial(create_trial(**described, value=told.objective))
+        elif told.rungs:
+            rungs = dict(told.rungs)
+            self._study.add_trial(create_trial(**described, state=TrialState.PRUNED, intermediate_values=rungs))
 
 
 def _optuna_range(distribution: Distribution) -> Any:
@@ -190,6 +211,10 @@ def _optuna_range(distribution: Distribution) -> Any:
 
 def _optuna_value(distribution: Distribution, value: Any) -> Any:
     return listed(distribution)[value] if isinstance(distribution, Values) else value
+
+
+def _optuna_place(distribution: Distribution, value: Any) -> Any:
+    return listed(distribution).index(value) if isinstance(distribution, Values) else value
 
 
 def shares_levels(search: SearchSpec, paths: Sequence[str]) -> bool:

@@ -1,0 +1,24 @@
+"""Addresses as they may be told: without what lets somebody in. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Scheme; user and password; place; query and fragment, where signatures and tokens stand.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?([^?#\s'\"]*)(?:[?#][^\s'\"]*)?")
+
+
+def without_secret(text: str) -> str:
+    """``text`` with every address in it as scheme, host and path alone: no user, no password, no query."""
+    return _ADDRESS.sub(r"\1\2", text)
+
+
+def without_secrets(settings: Any) -> Any:
+    """Nested ``settings`` with their addresses as ``without_secret`` has them; what has spaces is prose, and stays."""
+    if isinstance(settings, Mapping):
+        return {key: without_secrets(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_secrets(value) for value in settings]
+    return without_secret(settings) if isinstance(settings, str) and not re.search(r"\s", settings) else settings

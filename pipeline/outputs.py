@@ -1,0 +1,63 @@
+"""Files and folders that a person names for what a command makes: looked at before the work, written whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def check_file(path: Path | None) -> None:
+    """Raise UserError where ``path`` cannot be written as a file. None: nobody named one."""
+    if path is None:
+        return
+    with users_choice(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file to write")
+        _check_above(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise UserError where ``path`` is no folder to write into and cannot become one."""
+    with users_choice(path):
+        if path.is_dir():
+            _check_writable(path, path)
+        elif path.exists():
+            raise UserError(f"{path} is a file; name a folder")
+        else:
+            _check_above(path)
+
+
+def _check_above(path: Path) -> None:
+    """Raise UserError where nothing can be made in the nearest folder above ``path`` that is there."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{path} cannot be written: {above} is a file; name another place")
+    _check_writable(path, above)
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {folder} is read-only; name another place")
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file, and the folders above it, so that a reader never finds it half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    return unfinished.replace(path)
+
+
+@contextmanager
+def users_choice(path: Path | None) -> Iterator[None]:
+    """Errors of writing to a place that a person named are UserErrors. None: nobody named one, and they stay."""
+    try:
+        yield
+    except OSError as error:
+        if path is None:
+            raise
+        raise UserError(f"{path} cannot be written: {error.strerror}; name another place") from None

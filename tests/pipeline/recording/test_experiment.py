@@ -1,0 +1,132 @@
+"""The runs of a command on an experiment: how they end, whatever ends the command, and how long they last."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipeline.commits import CommitLog
+from pipeline.events import Silence
+from pipeline.experiment import load_experiment, with_settings
+from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
+from pipeline.storage import open_storage
+from pipeline.tracking.runs import Tracker
+from pipeline.workflow import Session, tracking_uri
+
+TEXT = """\
+name: tiny
+data: {kind: drawn, size: 16}
+stages:
+  base: {size: 8, net: {kind: unet, channels: 8}, training: {steps: 20, batch_size: 8}}
+  sr: {size: 16, low_res_size: 8, net: {kind: unet, channels: 8}, training: {steps: 20, batch_size: 8}}
+"""
+RATE = "stages.base.training.learning_rate"
+SEARCHED = f"search: {{samples: 400, space: {{{RATE}: {{values: [0.001, 0.002]}}}}}}\n"
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    (tmp_path / "tiny.yaml").write_text(TEXT)
+    return load_experiment(
+        tmp_path / "tiny.yaml", [f"store={tmp_path}", "tracking.uri=sqlite:///" + f"{tmp_path}/m.db"]
+    )
+
+
+def train(experiment: Experiment, name: str, loss: float = 0.5) -> None:
+    """Have the result of a training stored that took 90 s."""
+    log = CommitLog(open_storage(experiment.store), Nodes(experiment).train(name).key, owner="me", clock=time.time)
+    file, folder = log.new_folder("files")
+    (folder / "history.json").write_text(json.dumps([{"step": 10, "loss": loss}]))
+    log.commit(file, {"source": "", "summary": {"seconds": 90.0}, "seconds": 1.0})
+
+
+def runs(experiment: Experiment) -> dict[str, Run]:
+    client = MlflowClient(tracking_uri=tracking_uri(experiment))
+    opened = client.get_experiment_by_name(experiment.name)
+    assert opened is not None
+    return {run.info.run_name: run for run in client.search_runs([opened.experiment_id])}
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
+def test_what_ends_a_command_ends_what_is_open_and_no_training_that_is_stored(
+    experiment: Experiment, error: type[BaseException], status: str
+) -> None:
+    def command() -> None:
+        with Session(experiment, Silence()) as session:
+            session.track(experiment.names)
+            assert {run.info.status for run in runs(experiment).values()} == {"RUNNING"}
+            train(experiment, "base")
+            raise error
+
+    with pytest.raises(error):
+        command()
+    found = runs(experiment)
+    ended = {name: run.info.status for name, run in found.items()}
+    assert ended == {"tiny": status, "train/base": "FINISHED", "train/sr": status}
+    assert found["train/base"].data.metrics["loss"] == 0.5
+
+
+def test_a_command_that_computes_nothing_changes_no_status_and_adds_no_time(experiment: Experiment) -> None:
+    times = []
+    train(experiment, "base")
+    for _ in range(2):
+        with Session(experiment, Silence()) as session:
+            session.track(["base"])
+        found = runs(experiment)
+        assert {name: run.info.status for name, run in found.items()} == {"tiny": "FINISHED", "train/base": "FINISHED"}
+        times.append({name: (run.info.start_time, run.info.end_time) for name, run in found.items()})
+        time.sleep(0.05)
+    assert times[0] == times[1]
+    begin, end = times[0]["train/base"]
+    assert end - begin == 90_000
+    assert end <= time.time() * 1000  # it began before this command
+
+
+def test_a_command_that_computed_something_ends_the_parent_anew(experiment: Experiment) -> None:
+    ends = []
+    for _ in range(2):
+        with Session(experiment, Silence()) as session:
+            session.track([])
+            session.journal.computed.add("data")
+        ends.append(runs(experiment)["tiny"].info.end_time)
+        time.sleep(0.05)
+    assert ends[0] < ends[1]
+
+
+def test_a_run_of_a_stage_has_the_curve_of_the_training_that_its_params_are_of(experiment: Experiment) -> None:
+    """What a search chose instead has its own run, under its trial."""
+    train(experiment, "base", loss=0.5)
+    train(with_settings(experiment, {RATE: 0.002}), "base", loss=0.25)
+    with Session(experiment, Silence()) as session:
+        session.track(["base"])
+    found = runs(experiment)["train/base"]
+    assert found.data.metrics["loss"] == 0.5
+    assert float(found.data.params["training.learning_rate"]) != 0.002
+
+
+def test_a_stage_whose_training_is_searched_has_no_run_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TEXT + SEARCHED)
+    experiment = load_experiment(tmp_path / "tiny.yaml", [f"store={tmp_path}"])
+    with Session(experiment, Silence()) as session:
+        assert session.declared == ["sr"]
+        session.track(session.declared)
+        assert "tracking_run" not in session.nodes.train("base").context
+        assert "tracking_run" in session.nodes.train("sr").context
+
+
+def test_settings_are_kept_without_a_password(experiment: Experiment) -> None:
+    weights = "https://host/w.pth?signature=secret"
+    scorer = {"kind": "inception", "weights": weights, "sha256": "ab" * 32}
+    signed = with_settings(experiment, {"evaluation.scorer": scorer})
+    with Session(signed, Silence()) as session:
+        made = session.track([])
+    folder = Path(Tracker(tracking_uri(signed)).client.get_run(made.parent).info.artifact_uri.removeprefix("file://"))
+    kept = (folder / "experiment.json").read_text()
+    assert "https://host/w.pth" in kept
+    assert "secret" not in kept
