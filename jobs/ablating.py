@@ -107,7 +107,7 @@ def print_ablation(console: Console, figures: Mapping[str, Any]) -> None:
     metrics = list(next(iter(figures["cells"].values()))["spread"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", no_wrap=True)
-    table.add_column("seeds", justify="right")
+    table.add_column("seeds", justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(metric.replace("_", " ").replace("fid", "FID"), justify="right", no_wrap=True)
     table.add_column("chained FID - baseline", justify="right", no_wrap=True)

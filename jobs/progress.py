@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+STANDING = 8  # lines not written while a node stands still, before it is said again where it stands
 
 
 def duration(seconds: float) -> str:
@@ -52,20 +53,22 @@ class Lines:
     ) -> None:
         self.stream, self.every, self.clock = stream, every, clock
         self.paces: dict[str, Pace] = {}
-        self.spoken: dict[str, float] = {}
+        self.spoken: dict[str, tuple[float, int | None]] = {}  # when each node was last spoken of, and how far it was
 
     def started(self, node: str) -> None:
         """Say that a node is being computed; its time left is reckoned from here."""
         self.paces[node] = Pace(self.clock())
-        self.spoken[node] = self.clock()
+        self.spoken[node] = self.clock(), None
         self.message(f"{node}: started")
 
     def progress(self, node: str, done: int, total: int | None) -> None:
-        """Say how far a node is, but not more often than every ``every`` seconds; None: it is not known of how much."""
+        """Say how far a node is, but not more often than every ``every`` seconds, and less often where it stands still;
+        None: it is not known of how much."""
         now = self.clock()
         left = self.paces.setdefault(node, Pace(now)).left(now, done, total)
-        if now - self.spoken.setdefault(node, now) >= self.every:
-            self.spoken[node] = now
+        before, at = self.spoken.setdefault(node, (now, None))
+        if now - before >= self.every * (STANDING if done == at else 1):
+            self.spoken[node] = now, done
             amount = f"{done} of {total}" if total else f"{done} so far"
             self.message(f"{node}: {amount}{f', {left}' if left else ''}")
 

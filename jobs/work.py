@@ -66,7 +66,7 @@ def work(
 
 def page() -> Console:
     """Standard output; a file or a pipe has no width of its own and gets one that holds every table."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    return Console() if sys.stdout.isatty() else Console(width=180)
 
 
 def command_of(command: str, file: Path, settings: Sequence[str] | None) -> str:

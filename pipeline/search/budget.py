@@ -52,7 +52,6 @@ class Ledger:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.monotonic)
     _drawing: float = 0.0  # GPU-hours of this command's drawing
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def kept(self) -> Iterator[Ledger]:
@@ -74,9 +73,8 @@ class Ledger:
 
     def write(self) -> None:
         """Put down what this command has spent."""
-        with self._lock:
-            told = {"hours": self._passed, "gpu_hours": self._drawing}
-            self.storage.put(f"{self._folder}/{self.name}.json", json.dumps(told).encode())
+        told = {"hours": self._passed, "gpu_hours": self._drawing}
+        self.storage.put(f"{self._folder}/{self.name}.json", json.dumps(told).encode())
 
     def charge(self, seconds: float) -> None:
         """Add what actors spent drawing and scoring, all of them together."""

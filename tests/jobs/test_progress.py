@@ -57,6 +57,25 @@ def test_lines_are_throttled_per_node() -> None:
     ]
 
 
+def test_a_node_that_stands_still_is_spoken_of_less_often() -> None:
+    clock, stream = Clock(), io.StringIO()
+    lines = Lines(stream, every=15, clock=clock)
+    lines.started("search")
+    for _ in range(300):
+        clock.now += 1
+        lines.progress("search", 0, 8)
+    lines.progress("search", 2, 8)
+    clock.now += 15
+    lines.progress("search", 2, 8)
+    clock.now += 1
+    lines.progress("search", 3, 8)
+    assert stream.getvalue().splitlines()[1:] == [
+        *["search: 0 of 8"] * 3,
+        "search: 2 of 8, 14 min 57 s left",
+        "search: 3 of 8, 8 min 45 s left",
+    ]
+
+
 def test_a_terminal_gets_bars_and_a_line_per_finished_node() -> None:
     stream = io.StringIO()
     with display(Console(file=stream, force_terminal=True, width=100)) as events:

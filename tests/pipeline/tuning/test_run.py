@@ -33,7 +33,7 @@ from pipeline.tuning.desk import Desk
 from pipeline.tuning.log import TrialEntry, TrialLog
 from pipeline.tuning.looks import METRIC, STEP, Looks
 from pipeline.tuning.round import TrainingRound
-from pipeline.tuning.run import _halving, train_round, training_resources
+from pipeline.tuning.run import _halving, _searcher, train_round, training_resources
 from pipeline.tuning.trial import TrainingTrial
 from pipeline.watching.weights import WATCHED
 
@@ -376,6 +376,15 @@ def test_halving_knows_the_trials_of_earlier_commands_and_marks_what_it_would_st
         scheduler.on_trial_complete(None, trial, {"objective": 1.0})
     # Of 1.0 and 2.0 the better half ends at 1.5, of 1.0, 1.9 and 2.0 at 1.9; the first that is seen would go on.
     assert (desk.log.is_stopped(good), desk.log.is_stopped(bad)) == (False, True)
+
+
+def test_tune_can_store_what_it_is_given(tmp_path: Path) -> None:
+    """It does so before the first trial, and again and again while they run."""
+    from ray import cloudpickle
+
+    desk = desk_of(load(tmp_path, PRUNING))
+    for given in (_searcher(desk, lambda done, total: None), _halving(desk.round, desk)):
+        assert type(cloudpickle.loads(cloudpickle.dumps(given))).__name__ == type(given).__name__
 
 
 class Seen(Looks):
