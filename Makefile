@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two at a time, each module in one process: its tests share what takes long to make.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check format schema clean
@@ -29,10 +31,10 @@ demo: $(STAMP)  ## the whole experiment on drawn images, from nothing to a repor
 test: $(STAMP)  ## lint, types and all tests but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)  ## lint, formatting and types, no tests
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""What all tests share: a clean environment, one thread, the real archives, one Ray cluster, one real S3 store."""
+"""What all tests share: a clean environment, one thread, the real archives, one Ray cluster, one real S3 store.
+
+Where pytest runs several processes, each has a cluster and a store of its own, which it starts when it needs them.
+"""
 
 from __future__ import annotations
 
