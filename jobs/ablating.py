@@ -126,7 +126,7 @@ def print_ablation(console: Console, figures: Mapping[str, Any]) -> None:
     sharing = figures["sharing"]
     console.print(
         f"{sharing['trainings_run']} trainings served {sharing['trainings_asked']}; computing took "
-        f"{duration(sharing['spent_seconds'])}, separate experiments would have taken "
+        f"{duration(sharing['spent_seconds'])} of {sharing['device']} time, separate experiments would have taken "
         f"{duration(sharing['separate_seconds'])}",
         highlight=False,
     )

@@ -53,7 +53,9 @@ def _of_ablation(figures: Mapping[str, Any] | None) -> str:
     """The line on an ablation, nothing without one."""
     if figures is None:
         return ""
-    searches = f"; the draws of {figures['searches']:,} searches come on top" if figures["searches"] else ""
+    searches = ""
+    if figures["searches"]:
+        searches = f"; the trainings and draws of {figures['searches']:,} searches come on top"
     return (
         f"\nThe ablation, {figures['cells']:,} cells x {figures['seeds']:,} seeds: {figures['trainings']:,} trainings "
         f"(of {figures['trainings_asked']:,} asked for, the others are shared) in {figures['training_gpu_hours']:,.4g} "

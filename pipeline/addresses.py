@@ -6,13 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Scheme; user and password; place; query and fragment, where signatures and tokens stand.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?([^?#\s'\"]*)(?:[?#][^\s'\"]*)?")
+_WEB = r"((?i:https?)://)(?:[^/?#\s]*@)?"
+# Clients of databases take passwords as they are, with all that means something in an address: up to the last @.
+_OTHER = r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#@:\s]*:\S*@|[^/?#\s]*@)?"
+# Place; query and fragment, where signatures and tokens stand. Brackets at the end close what the address stands in.
+_REST = r"([^?#\s'\"]*)(?:[?#][^\s'\"]*?(?=[)}\],]*(?:[\s'\"]|$)))?"
+_ADDRESS = re.compile(f"(?:{_WEB}|{_OTHER}){_REST}")
 
 
 def without_secret(text: str) -> str:
     """``text`` with every address in it as scheme, host and path alone: no user, no password, no query."""
-    return _ADDRESS.sub(r"\1\2", text)
+    return _ADDRESS.sub(r"\1\2\3", text)
 
 
 def without_secrets(settings: Any) -> Any:

@@ -82,15 +82,8 @@ class DrawnNodes(TrainedNodes):
 
     def _sampling(self, name: str, *, oracle: bool = False) -> dict[str, Any]:
         """How a stage is sampled, the same settings for the same images."""
-        sampling = self.experiment.stages[name].sampling.model_dump(mode="json")
-        if self.look is not None:
-            sampling["steps"] = self._look_steps(name)
-        if sampling["level"] == 0 or oracle:
-            # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
-            sampling["augmentation"] = "non_truncated"
-        if sampling["guidance"] == 1.0:
-            sampling["guidance_interval"] = None  # nothing acts inside it
-        return sampling
+        sampling = self.experiment.drawn_with(name, oracle=oracle)
+        return sampling if self.look is None else {**sampling, "steps": self._look_steps(name)}
 
     def _look_steps(self, name: str) -> int:
         """Sampler steps of stage ``name`` in a first look."""

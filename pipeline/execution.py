@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.addresses import without_secret
 from pipeline.commits import CommitLog, OwnershipLost
 from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, source_of, stored
 from pipeline.errors import UserError
@@ -33,11 +34,7 @@ def compute(node: Node, root: Path, progress_file: Path | None = None, revision:
     storage = open_storage(root)
     if (known := stored(node, storage)) is not None:
         return known
-    inputs = {}
-    for role, parent in node.inputs.items():
-        result = stored(parent, storage)
-        assert result is not None, f"{node.name} was started before its input {parent.name}"
-        inputs[role] = result.folder
+    inputs = _inputs_of(node, storage)
     owner = f"{os.uname().nodename}:{os.getpid()}"
     commits = CommitLog(storage, node.key, owner=owner, clock=time.time)
     commits.begin()
@@ -65,6 +62,16 @@ def compute(node: Node, root: Path, progress_file: Path | None = None, revision:
     result = stored(node, storage)
     assert result is not None
     return Result(result.folder, result.summary, seconds, reused=False)
+
+
+def _inputs_of(node: Node, storage: LocalStorage) -> dict[str, Path]:
+    """The folder of each stored input by its role."""
+    inputs = {}
+    for role, parent in node.inputs.items():
+        result = stored(parent, storage)
+        assert result is not None, f"{node.name} was started before its input {parent.name}"
+        inputs[role] = result.folder
+    return inputs
 
 
 def function_of(name: str) -> Callable[[Task], dict[str, Any] | None]:
@@ -119,13 +126,21 @@ def attempt(
 
 
 def failure_sentence(error: Exception, file: Path) -> str:
-    """The sentence of a node that failed with ``error``. A traceback is written to ``file``, which it then names."""
-    trace = error.trace if isinstance(error, NodeFailed) else ""
+    """The sentence of a node that failed with ``error``, without what an address in it lets in with.
+
+    A traceback, or what Ray says in many lines of a lost process, is written to ``file``, which the sentence then
+    names; else there is no such file afterwards.
+    """
+    told, trace = str(error), error.trace if isinstance(error, NodeFailed) else ""
+    if not isinstance(error, NodeFailed | UserError):
+        first, *more = told.strip().splitlines() or [""]
+        told, trace = f"{type(error).__name__}: {first}", told if more else ""
     if not trace:
-        return str(error)
+        file.unlink(missing_ok=True)
+        return without_secret(told)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(trace)
-    return f"{error} (traceback: {file})"
+    file.write_text(without_secret(trace))
+    return f"{without_secret(told)} (traceback: {file})"
 
 
 def _own_name(node: Node) -> str:
@@ -195,8 +210,6 @@ class _RayRun:
                 continue
             progress = folder / f"{node.digest[:16]}.json"
             progress.unlink(missing_ok=True)
-            if self.traces is not None:
-                self._trace(node).unlink(missing_ok=True)
             needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
             reference = remote.options(**needs).remote(node, self.storage.root, progress, git_revision())
             self.running[reference] = (self.waiting.pop(node.digest), progress)
@@ -216,6 +229,8 @@ class _RayRun:
             return
         finally:
             progress.unlink(missing_ok=True)
+        if self.traces is not None:  # of an earlier command, which may have failed here
+            self._trace(node).unlink(missing_ok=True)
         self.events.finished(self.called(node), result.seconds, False)
 
 
@@ -235,4 +250,4 @@ def _get(reference: Any, node: Node) -> Result:
             raise cause from None
         if isinstance(cause, NodeFailed):
             raise NodeFailed(cause.node, cause.error, cause.trace) from None
-        raise NodeFailed(node.name, str(cause), str(error)) from None
+        raise NodeFailed(node.name, f"{type(cause).__name__}: {cause}", str(error)) from None

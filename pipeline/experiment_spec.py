@@ -203,6 +203,16 @@ class Experiment(Spec):
         low = None if below is None else self.stages[below].schedule
         return StageSpec(name=name, classes=classes, low_res_schedule=low, **fields)
 
+    def drawn_with(self, name: str, *, oracle: bool = False) -> dict[str, Any]:
+        """How stage ``name`` is sampled, as plain values: the same for the same images, chained or with the oracle."""
+        sampling = self.stages[name].sampling.model_dump(mode="json")
+        if sampling["level"] == 0 or oracle:
+            # At s = 0 both kinds are the finished image, and of a real image both are its forward process.
+            sampling["augmentation"] = "non_truncated"
+        if sampling["guidance"] == 1.0:
+            sampling["guidance_interval"] = None  # nothing acts inside it
+        return sampling
+
     def kept_levels(self, name: str, *, searched: bool) -> tuple[float, ...]:
         """Truncation levels of stage ``name`` that the stages above it ask for, ascending.
 

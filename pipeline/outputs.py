@@ -17,7 +17,10 @@ def check_file(path: Path | None) -> None:
     with users_choice(path):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name a file to write")
-        _check_above(path)
+        if _is_special(path):
+            _check_writable(path, path, os.W_OK)
+        else:
+            _check_above(_place_of(path))
 
 
 def check_folder(path: Path) -> None:
@@ -39,17 +42,38 @@ def _check_above(path: Path) -> None:
     _check_writable(path, above)
 
 
-def _check_writable(path: Path, folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written: {folder} is read-only; name another place")
+def _check_writable(path: Path, place: Path, mode: int = os.W_OK | os.X_OK) -> None:
+    if not os.access(place, mode):
+        raise UserError(f"{path} cannot be written: {place} is read-only; name another place")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is something that is no file: a device, a pipe, /dev/stdout."""
+    return path.exists() and not path.is_file()
+
+
+def _place_of(path: Path) -> Path:
+    """Where the file of that name lies: a link stays one."""
+    return Path(os.path.realpath(path))
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a file, and the folders above it, so that a reader never finds it half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    return unfinished.replace(path)
+    """Write a file, and the folders above it, so that a reader never finds it half written.
+
+    What is no file, a device or a pipe, is written to as it is.
+    """
+    if _is_special(path):
+        path.write_text(text, encoding="utf-8")
+        return path
+    place = _place_of(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = place.with_name(f".{place.name}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
 
 
 @contextmanager

@@ -126,18 +126,28 @@ class TrainedNodes:
                 raise UserError(f"stages.{name}: {error}") from None
         form_for(manifest, manifest.image_size, reduction)
 
+    def _held_out(self, otherwise: str) -> int | None:
+        """Held-out images of a data set that is there, None where the data node makes it.
+
+        Raises UserError where there are none: what can be done then is told ``otherwise``.
+        """
+        if self._manifest is None:
+            return None
+        there = self._manifest.splits["val"].examples
+        if not there:
+            assert isinstance(self.experiment.data, ShardData), "a data set that is there"
+            raise UserError(
+                f"{self.experiment.data.path} has no held-out images, as samples of a cascade never have, and there "
+                f"are no scores without; {otherwise}"
+            )
+        return there
+
     def _check_held_out(self) -> None:
         """Raise UserError when a data set that is there has fewer held-out images than scores are asked of."""
         data, evaluation, search = self.experiment.data, self.experiment.evaluation, self.experiment.search
-        if self._manifest is None:
+        if (there := self._held_out("`rayfall train` needs none")) is None:
             return
         assert isinstance(data, ShardData), "a data set that is there"
-        there = self._manifest.splits["val"].examples
-        if not there:
-            raise UserError(
-                f"{data.path} has no held-out images, as samples of a cascade never have, and there are no scores "
-                "without; `rayfall train` needs none"
-            )
         asked = {"evaluation.held_out": evaluation.held_out_images}
         asked |= {"search.samples": search.samples} if search else {}
         asked |= {"evaluation.bound.images": evaluation.bound.images} if evaluation.bound else {}
@@ -198,3 +208,10 @@ class TrainedNodes:
         """The classifier behind accuracy. Raises UserError where there are too few held-out images to judge by."""
         self._check_held_out()
         return self.classifier("judge", JUDGE_SEED)
+
+    @property
+    def watchers(self) -> list[Node]:
+        """The classifiers of scores while stages train, those of features and of accuracy: they are measured on the
+        held-out images that there are. Raises UserError where there are none."""
+        self._held_out("remove evaluation.during to train")
+        return [self.classifier("features", FEATURE_SEED), self.classifier("judge", JUDGE_SEED)]

@@ -104,12 +104,14 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.stack.close()
-        if self.runs is not None:
-            from pipeline.tracking.runs import status_of
-
-            self.runs.close(status_of(error), computed=error is not None or bool(self.journal.computed))
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        try:
+            self.stack.close()
+        finally:  # also where Ray's end is interrupted, or fails
+            if self.runs is not None and error is not None:
+                self.runs.close_after(error)
+            elif self.runs is not None:
+                self.runs.close("FINISHED", computed=bool(self.journal.computed))
 
     def execute(self, targets: Sequence[Node]) -> dict[str, Result]:
         """Compute what is missing, on Ray (started on first need), and score stages while they train if asked for."""

@@ -88,11 +88,37 @@ def check_cells(experiment: Experiment) -> None:
                     f"cell changes paths that begin with {' or '.join(ABLATED)}"
                 )
         made = [_replicate(experiment, cell, settings, seed).experiment for seed in experiment.ablation.seeds]
+        _check_last(cell, made[0], experiment)
         _check_search(cell, made[0])
-        told = json.dumps(made[0].model_dump(mode="json", include=set(ABLATED)), sort_keys=True)
+        told = json.dumps(_computed(made[0]), sort_keys=True)
         if told in same:
             raise UserError(f"ablation cell {cell} has the same settings as {same[told]}; remove one of them")
         same[told] = cell
+
+
+def _check_last(cell: str, made: Experiment, declared: Experiment) -> None:
+    """Scores are of the last stage: without it there is nothing to compare, and at another size nothing that compares.
+
+    Stages below it may be others, or none.
+    """
+    own, asked = ((one.last, one.stages[one.last].size) for one in (made, declared))
+    if own != asked:
+        raise UserError(
+            f"ablation cell {cell} ends with stage {own[0]} at {own[1]} px, and what is compared are scores of "
+            f"{asked[0]} at {asked[1]} px; let its last stage be that"
+        )
+
+
+def _computed(made: Experiment) -> dict[str, Any]:
+    """What tells one cell from another: its settings, without those that change no image.
+
+    Of a cell with a search all of them: what it chooses may give them a meaning.
+    """
+    told = made.model_dump(mode="json", include=set(ABLATED))
+    if made.search is None:
+        for name in made.names:
+            told["stages"][name]["sampling"] = made.drawn_with(name)
+    return told
 
 
 def _check_search(cell: str, made: Experiment) -> None:

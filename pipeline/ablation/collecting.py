@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from pipeline.ablation.spec import Metric
 from pipeline.ablation.sweeps import sweep_of
 from pipeline.addresses import without_secrets
 from pipeline.collecting.experiment import data_notes, dataset_of, preview_grid, scorer_words, scores_in
+from pipeline.comparing import gap_refusal
 from pipeline.dag import ancestry, committed
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.errors import UserError
+from pipeline.experiment_spec import Experiment
 from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.outcome import Outcome, outcome_of
 from pipeline.report.scores import Scores
@@ -84,7 +86,7 @@ def collect_ablation(
         revision=revision,
         command=command,
         verdict=verdicts(compared),
-        notes=[*data_notes(experiment, manifest), *budget_notes(experiment), *compared.notes, *told],
+        notes=[*data_notes(experiment, manifest), *_notes(experiment, first), *compared.notes, *told],
         dataset=dataset_of(manifest),
         scorer=scorer_words(first),
         stage=experiment.last,
@@ -125,7 +127,10 @@ class _Rows:
         self.by_cell: dict[str, list[Cell]] = defaultdict(list)
         for cell in ablation.cells:  # the baseline first
             self.by_cell[cell.replicate.cell].append(cell)
-        self.trained = {name: [node.digest for node in mine[0].trainings()] for name, mine in self.by_cell.items()}
+        self.trained = {  # nothing of a cell whose search trains too: what it chose is its own
+            name: [] if mine[0].declared.searched_trainings else [node.digest for node in mine[0].trainings()]
+            for name, mine in self.by_cell.items()
+        }
 
     def rows(self) -> list[CellRow]:
         return [self._row(name, settings) for name, settings in self.spec.all_cells().items()]
@@ -134,7 +139,7 @@ class _Rows:
         mine = self.by_cell[name]
         shown = next((self.outcomes.get(c.replicate.name) for c in mine if c.replicate.seed == self.pictured), None)
         own, shared = self.costs.of_cell(name)
-        alike = (other for other in self.trained if other != name and self.trained[other] == self.trained[name])
+        alike = (other for other, its in self.trained.items() if other != name and its and its == self.trained[name])
         return CellRow(
             name=name,
             settings=dict(settings),
@@ -170,7 +175,8 @@ class _Rows:
             during=outcome.during.get(self.stage, []),
             training_seconds=trained.summary["seconds"],
             start_seconds=trained.summary.get("start_seconds"),
-            seconds=self.costs.of_replicate(cell.replicate.cell, seed),
+            seconds=self.costs.clock_of_replicate(cell.replicate.cell, seed),
+            device_seconds=self.costs.of_replicate(cell.replicate.cell, seed),
         )
 
 
@@ -183,6 +189,14 @@ def _stage_score(outcome: Outcome, name: str) -> StageScore:
 def _scores(outcome: Outcome, kind: str, name: str) -> Scores | None:
     result = outcome.scores(kind, name)
     return None if result is None else scores_in(result.summary)
+
+
+def _notes(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
+    """Where budgets differ; and why no cell has a gap, which is the same for all, by the scores of one."""
+    yield from budget_notes(experiment)
+    chained, oracle = (_scores(outcome, kind, experiment.last) for kind in ("chained", "oracle"))
+    if chained and oracle and (refusal := gap_refusal(chained.passport, oracle.passport)):
+        yield f"No gap is told: chained and oracle scores differ in {refusal}."
 
 
 def _differences(found: Mapping[Metric, Any]) -> dict[Metric, Difference]:
@@ -209,7 +223,8 @@ def _pictures(ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Man
     ]
     found = {}
     for name in ablation.experiment.chain(last)[:-1]:
-        folders = {outcome.results[f"chained/{name}"].folder for outcome in shown}
+        drawn = [outcome.results.get(f"chained/{name}") for outcome in shown]  # none by a cell without that stage
+        folders = {result and result.folder for result in drawn}
         if len(folders) == 1 and (png := _picture(shown[0], f"chained/{name}", manifest)):
             found[f"{name}, which all cells were given"] = png
     size = ablation.experiment.stages[last].size

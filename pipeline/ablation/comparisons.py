@@ -8,6 +8,7 @@ that both have. No Ray, MLflow, torch or NumPy, and SciPy only once something is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -112,8 +113,8 @@ def paired(values: Values, one: str, other: str, metric: Metric) -> tuple[list[f
 
 
 class Ranking(NamedTuple):
-    """The ``cells`` whose means can be ranked, the ``seeds`` that all of these have, and by cell how many seeds there
-    are of those that are left out, being ``short`` of what others have."""
+    """The ``cells`` whose means can be ranked, the ``seeds`` that the means are over, which all of these have, and of
+    each cell that is left out how many of these seeds it has."""
 
     cells: list[str]
     seeds: list[int]
@@ -121,15 +122,33 @@ class Ranking(NamedTuple):
 
 
 def ranking(values: Values) -> Ranking:
-    """The cells with a chained FID under as many seeds as any has, and the seeds that they have in common.
+    """The cells to rank, and over which seeds: those that most replicates are of that all ranked cells have (of equal
+    ones with the most cells, then with the earliest seeds). A cell's further seeds count nothing.
 
-    A mean is one of its seeds: a cell that lacks some could be the lowest by which of them failed.
+    Nothing where no seeds have a chained FID in two cells and in half of them: a cell is not the best for having got
+    through a bad seed alone. Nor is one by which of its seeds failed, a mean being one of its seeds.
     """
-    found = {cell: one for cell in values if (one := by_seed(values, cell, "chained_fid"))}
-    most = max(map(len, found.values()), default=0)
-    full = [cell for cell in found if len(found[cell]) == most]
-    seeds = [seed for seed in (found[full[0]] if full else ()) if all(seed in found[cell] for cell in full)]
-    return Ranking(full, sorted(seeds), {cell: len(one) for cell, one in found.items() if cell not in full})
+    found = {cell: frozenset(by_seed(values, cell, "chained_fid")) for cell in values}
+    fewest = max(2, math.ceil(len(values) / 2))
+    best: tuple[tuple[int, int, list[int]], list[str], frozenset[int]] | None = None
+    for seeds in _common(found.values()):
+        cells = [cell for cell, mine in found.items() if seeds <= mine]
+        rank = (len(cells) * len(seeds), len(cells), [-seed for seed in sorted(seeds)])
+        if len(cells) >= fewest and (best is None or rank > best[0]):
+            best = rank, cells, seeds
+    if best is None:
+        return Ranking([], [], {})
+    _, cells, seeds = best
+    short = {cell: len(mine & seeds) for cell, mine in found.items() if mine and cell not in cells}
+    return Ranking(cells, sorted(seeds), short)
+
+
+def _common(found: Iterable[frozenset[int]]) -> set[frozenset[int]]:
+    """Every set of seeds that some cells have in common."""
+    common: set[frozenset[int]] = set()
+    for mine in set(found):
+        common |= {mine, *(mine & other for other in common)}
+    return common - {frozenset()}
 
 
 def _differences(values: Values, baseline: str, metric: Metric, confidence: float) -> dict[str, Difference]:

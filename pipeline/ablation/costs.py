@@ -2,7 +2,8 @@
 
 A device is a GPU where the experiment trains on GPUs, else a CPU core; what holds no device costs nothing. Trainings
 count the seconds that they trained, over all attempts, and draws those of their parts; of other results there is the
-wall time of the attempt that ended, in which a node that hands out its work may have waited for room.
+wall time of the attempt that ended, in which a node that hands out its work may have waited for room. Trials of a
+search that train told their own hours: on CPUs those of workers, whatever ``cpus_per_worker`` is.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import Any, Literal
 from pipeline.ablation.parts import AblationSharing
 from pipeline.ablation.run import Ablation
 from pipeline.dag import Node, Result, ancestry, stored
+from pipeline.search.spec import SearchSpec
 
 Device = Literal["GPU", "CPU core"]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Device-seconds of every stored result by digest, and the results that each replicate (cell, seed) comes to."""
+    """Of every stored result by digest its device-seconds and its ``clock``, seconds of one attempt after the other;
+    and the results that each replicate (cell, seed) comes to."""
 
     seconds: dict[str, float]
+    clock: dict[str, float]
     used: dict[tuple[str, int], frozenset[str]]
     trainings: frozenset[str]
     device: Device
@@ -32,24 +36,29 @@ class Costs:
     @classmethod
     def of(cls, ablation: Ablation) -> Costs:
         device: Device = "GPU" if ablation.experiment.resources.gpus_per_worker else "CPU core"
-        seconds: dict[str, float] = {}
+        seconds, clock = dict[str, float](), dict[str, float]()
         used, trainings = {}, set()
         for cell in ablation.cells:
             mine = set()
             for node in ancestry(cell.targets()):
                 if node.digest not in seconds and (result := stored(node, cell.storage)) is not None:
                     seconds[node.digest] = device_seconds(node, result, device)
+                    clock[node.digest] = clock_seconds(node, result)
                     trainings |= {node.digest} if node.name.startswith("train/") else set()
                 mine |= {node.digest} & seconds.keys()
             used[cell.replicate.cell, cell.replicate.seed] = frozenset(mine)
-        return cls(seconds, used, frozenset(trainings), device)
+        return cls(seconds, clock, used, frozenset(trainings), device)
 
     def of_replicate(self, cell: str, seed: int) -> float:
-        """Of all results that it comes to, whoever else uses them."""
+        """Device-seconds of all results that it comes to, whoever else uses them."""
         return sum(self.seconds[digest] for digest in self.used[cell, seed])
 
+    def clock_of_replicate(self, cell: str, seed: int) -> float:
+        """What all results that it comes to took by the clock, as if one was computed after the other."""
+        return sum(self.clock[digest] for digest in self.used[cell, seed])
+
     def of_cell(self, name: str) -> tuple[float, float]:
-        """Of results that the cell ``name`` alone uses, and of those that other cells use as well."""
+        """Device-seconds of results that the cell ``name`` alone uses, and of those that other cells use as well."""
         users: dict[str, set[str]] = defaultdict(set)
         for (cell, _), digests in self.used.items():
             for digest in digests:
@@ -73,6 +82,11 @@ class Costs:
         )
 
 
+def clock_seconds(node: Node, result: Result) -> float:
+    """What ``result`` took by the clock; of a training over all attempts."""
+    return float(result.summary["seconds"]) if "workers" in node.context else result.seconds
+
+
 def device_seconds(node: Node, result: Result, device: Device) -> float:
     """What ``result`` took of a device, with the workers and shares that ``node`` has now."""
     context, gpu = node.context, device == "GPU"
@@ -85,7 +99,9 @@ def device_seconds(node: Node, result: Result, device: Device) -> float:
     # It holds nothing itself: tasks do, each as much, and at most so many at once.
     share = context["gpus_per_sampling_worker"] if gpu else context["threads"]
     if node.name == "search":
-        return sum(_round_seconds(found, context["sampling_workers"] * share) for found in result.summary["rounds"])
+        search = SearchSpec.model_validate(context["experiment"]["search"])
+        actors = search.trials_at_once([], context["sampling_workers"])
+        return sum(_round_seconds(found, actors * share) for found in result.summary["rounds"])
     if (computing := _computing(result)) is not None:
         return share * computing
     return share * context["sampling_workers"] * result.seconds

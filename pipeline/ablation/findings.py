@@ -18,7 +18,7 @@ from pipeline.search.pareto import front
 
 
 class Choice(NamedTuple):
-    """The name of the chosen cell, None where none has a chained FID, and why."""
+    """The name of the chosen cell, None where too few can be ranked, and why."""
 
     cell: str | None
     why: str
@@ -95,29 +95,34 @@ class _Goals(NamedTuple):
 def chosen(values: Values, *, confidence: float = 0.95) -> Choice:
     """The cell with the lowest mean chained FID (of equal ones the more accurate, then the first), and why.
 
-    Means are over the seeds that all ranked cells have (``ranking``), and cells that lack seeds are passed over. The
+    Means are over the seeds that all ranked cells have (``ranking``), and cells that lack these are passed over. The
     lowest of several means is on average a little lower than that cell's true one.
     """
     ranks = ranking(values)
     if not ranks.cells:
-        return Choice(None, "No cell has a chained FID.")
-    if not ranks.seeds:
-        return Choice(None, f"No seed has a chained FID in all of {words.listed(ranks.cells)}: nothing can be ranked.")
+        scored = sum(bool(by_seed(values, cell, "chained_fid")) for cell in values)
+        return Choice(None, f"Nothing is chosen: {_too_few(scored, len(values))}.")
     goals = _goals(values, ranks)
     order = sorted(ranks.cells, key=lambda cell: (goals[cell].fid, -(goals[cell].accuracy or 0.0)))
-    best, most = order[0], len(by_seed(values, order[0], "chained_fid"))
+    best, count = order[0], len(ranks.seeds)
+    further = any(len(by_seed(values, cell, "chained_fid")) > count for cell in order)
     told = [
-        f"{best} has the lowest mean chained FID of {len(order)} cell{'s' if len(order) > 1 else ''}, "
-        f"{words.value('chained_fid', goals[best].fid)} over {words.seeds(len(ranks.seeds))}"
-        f"{' that all of them have' if len(ranks.seeds) < most else ''}."
+        f"{best} has the lowest mean chained FID of {len(order)} cells, "
+        f"{words.value('chained_fid', goals[best].fid)} over {words.seeds(count)}"
+        f"{' that all of them have' if further else ''}.",
+        _next_best(values, ranks.seeds, best, order[1], confidence),
+        *_trade(values, best),
     ]
-    if len(order) > 1:
-        told.append(_next_best(values, ranks.seeds, best, order[1], confidence))
-    told += _trade(values, best)
     if ranks.short:
-        lacking = words.listed([f"{cell} ({count} of {most} seeds)" for cell, count in ranks.short.items()])
-        told.append(f"Passed over, here and on the front, for the seeds that they lack: {lacking}.")
+        lacking = words.listed([f"{cell} (has {own} of {count})" for cell, own in ranks.short.items()])
+        told.append(f"Passed over, here and on the front, for seeds that they lack: {lacking}.")
     return Choice(best, " ".join(told))
+
+
+def _too_few(scored: int, cells: int) -> str:
+    if scored < 2:
+        return f"{'one cell' if scored else 'no cell'} of {cells} has a chained FID, and a choice takes two"
+    return f"no seed has a chained FID in two cells and in half of all {cells}"
 
 
 def front_of(values: Values) -> list[str]:
@@ -133,9 +138,9 @@ def front_of(values: Values) -> list[str]:
 
 
 def _goals(values: Values, ranks: Ranking) -> dict[str, _Goals]:
-    """By ranked cell; nothing where they have no seed in common."""
+    """By ranked cell."""
     found = {}
-    for cell in ranks.cells if ranks.seeds else ():
+    for cell in ranks.cells:
         fids, shares = by_seed(values, cell, "chained_fid"), by_seed(values, cell, "accuracy")
         whole = all(seed in shares for seed in ranks.seeds)
         accuracy = mean(shares[seed] for seed in ranks.seeds) if whole else None
@@ -144,7 +149,8 @@ def _goals(values: Values, ranks: Ranking) -> dict[str, _Goals]:
 
 
 def _next_best(values: Values, seeds: Sequence[int], best: str, other: str, confidence: float) -> str:
-    """Whether the ``seeds`` tell the two apart: by a plain paired interval, not corrected for picking them."""
+    """Whether the ``seeds`` tell the two apart, by a plain paired interval: which two was decided by the same means, so
+    that it leaves 0 out more often than its confidence says."""
     if len(seeds) < 2:
         return f"The next best is {other}; with {words.seeds(len(seeds))} in common nothing tells the two apart."
     theirs, mine = by_seed(values, other, "chained_fid"), by_seed(values, best, "chained_fid")
@@ -153,8 +159,8 @@ def _next_best(values: Values, seeds: Sequence[int], best: str, other: str, conf
     if found.error == 0:
         return f"{above}, the same under each of {words.seeds(found.n)}: no spread was seen, so there is no interval."
     return (
-        f"{above}, and the {words.per_cent(confidence)} paired interval of that difference, "
-        f"{words.interval('chained_fid', found.low, found.high)}, "
+        f"{above}, and the {words.per_cent(confidence)} paired interval of that difference (not corrected for picking "
+        f"these two by their means), {words.interval('chained_fid', found.low, found.high)}, "
         + ("leaves 0 out." if found.low > 0 else "has 0 in it: these seeds do not tell the two apart.")
     )
 

@@ -19,7 +19,7 @@ _HALO = {"boxstyle": "square,pad=0.08", "fc": "white", "ec": "none", "alpha": 0.
 
 
 class Place(NamedTuple):
-    """A cell in the plane of the two goals; one that is not ``ranked`` lacks seeds that others have."""
+    """A cell in the plane of the two goals; one that is not ``ranked`` lacks seeds, or too few cells have any."""
 
     cell: CellRow
     fid: float
@@ -38,7 +38,7 @@ def places(report: AblationReport) -> list[Place]:
     found = []
     for cell in report.cells:
         fids, shares = cell.values("chained_fid"), cell.values("accuracy")
-        ranked = cell.name in ranks.cells and bool(ranks.seeds) and all(seed in shares for seed in ranks.seeds)
+        ranked = cell.name in ranks.cells and all(seed in shares for seed in ranks.seeds)
         fid, share = (mean(known[seed] for seed in (ranks.seeds if ranked else known)) for known in (fids, shares))
         if fid is not None and share is not None:
             found.append(Place(cell, fid, share, ranked))
@@ -46,8 +46,8 @@ def places(report: AblationReport) -> list[Place]:
 
 
 def pareto_figure(report: AblationReport) -> str:
-    """Mean accuracy against mean chained FID, rays to single seeds, the front as a stair; crosses are cells that lack
-    seeds. Empty for fewer than two."""
+    """Mean accuracy against mean chained FID, rays to single seeds, the front as a stair; crosses are cells that are
+    not ranked. Empty for fewer than two."""
     shown = places(report)
     if len(shown) < 2:
         return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.ablation.spec import Settings
@@ -20,49 +20,51 @@ from pipeline.nodes import Nodes
 from pipeline.recording.runs import NOTE_TAG, log_training, open_training
 from pipeline.recording.settings import flat_params
 from pipeline.revision import git_revision
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.storage import LocalStorage
 from pipeline.tracking.runs import Status, Tracker
 from pipeline.trained_nodes import Tracking
 
 Key = tuple[str, int]  # cell and seed
 BASELINE_TAG = "rayfall.baseline"
+MOST_ERRORS = 3  # each may be minutes of asking a server again
 
 
-@dataclass(frozen=True)
+@dataclass
 class OpenedAblation:
-    """The runs of an ablation: its own, and for each replicate where its trainings log; by run which training it is."""
+    """The runs of an ablation, as far as they are open: its own, and for each replicate where its trainings log; by run
+    which training it is. There before the first of them, so that an opening that is cut short can be closed."""
 
     uri: str
-    parent: str
-    trials: Mapping[Key, str]
-    tracking: Mapping[Key, Tracking]
-    trainings: Mapping[str, Node]
     storage: LocalStorage
+    parent: str | None = None
+    trials: dict[Key, str] = field(default_factory=dict)
+    tracking: dict[Key, Tracking] = field(default_factory=dict)
+    trainings: dict[str, Node] = field(default_factory=dict)
 
 
 def open_ablation(
-    experiment: Experiment, replicates: Mapping[Key, Experiment], tracking_uri: str, *, identity: str
-) -> OpenedAblation:
-    """Open the run of the ablation of ``experiment`` (found by ``identity``) and those of its ``replicates``.
+    opened: OpenedAblation, experiment: Experiment, replicates: Mapping[Key, Experiment], *, identity: str
+) -> None:
+    """Open the run of the ablation of ``experiment`` (found by ``identity``) and those of its ``replicates``, each
+    added to ``opened`` at once.
 
     ``identity`` must not depend on cells and seeds: with more of them it is the same ablation.
     """
     assert experiment.ablation is not None, "an experiment without an ablation has none to open"
-    runs = AblationRuns.of(experiment, Tracker(tracking_uri), identity, experiment.ablation.baseline)
+    runs = AblationRuns.of(experiment, Tracker(opened.uri), identity, experiment.ablation.baseline)
+    opened.parent = runs.parent
     cells = experiment.ablation.all_cells()
     params = runs.params_of(cells)
     trainings = {key: trainings_of(one) for key, one in replicates.items()}
     uses = Counter(node.digest for nodes in trainings.values() for node in nodes.values())
-    storage = open_storage(experiment.store)
-    trials, tracking, opened = {}, {}, {}
     for (cell, seed), one in replicates.items():
         trial, stages = runs.trial(cell, seed, cells[cell], params[cell]), {}
+        opened.trials[cell, seed] = trial
         for name, node in trainings[cell, seed].items():
-            found = stored(node, storage)
+            found = stored(node, opened.storage)
             stages[name] = runs.training(trial, one, name, node, shared=uses[node.digest] > 1, found=found)
-            opened[stages[name]] = node
-        trials[cell, seed], tracking[cell, seed] = trial, Tracking(runs.tracker.uri, stages)
-    return OpenedAblation(runs.tracker.uri, runs.parent, trials, tracking, opened, storage)
+            opened.trainings[stages[name]] = node
+        opened.tracking[cell, seed] = Tracking(opened.uri, stages)
 
 
 def trainings_of(experiment: Experiment) -> dict[str, Node]:
@@ -74,15 +76,31 @@ def trainings_of(experiment: Experiment) -> dict[str, Node]:
 def close_ablation(opened: OpenedAblation, status: Status) -> None:
     """End what is still open: trainings that are stored as FINISHED, with their curves; all else with ``status``.
 
-    After an ablation that came to its end, that is what replicates trained that failed.
+    After an ablation that came to its end, that is what replicates trained that failed. A run that cannot be ended
+    keeps no other open; what it raised is raised at the end, or once so many did that nobody seems to answer.
     """
     tracker = Tracker(opened.uri)
-    for run, node in opened.trainings.items():
-        is_open = tracker.client.get_run(run).info.status == "RUNNING"
-        if is_open and (found := stored(node, opened.storage)) is not None:
-            log_training(tracker, run, found)
-    for run in (*opened.trainings, *opened.trials.values(), opened.parent):
-        tracker.end_open(run, status)
+    parents = [] if opened.parent is None else [opened.parent]
+    errors: list[Exception] = []
+    for run in (*opened.trainings, *opened.trials.values(), *parents):
+        try:
+            _end(tracker, run, opened, status)
+        except Exception as error:
+            errors.append(error)
+        if len(errors) == MOST_ERRORS:
+            break
+    if errors:
+        raise errors[0]
+
+
+def _end(tracker: Tracker, run: str, opened: OpenedAblation, status: Status) -> None:
+    if tracker.client.get_run(run).info.status != "RUNNING":
+        return
+    node = opened.trainings.get(run)
+    if node is not None and (found := stored(node, opened.storage)) is not None:
+        log_training(tracker, run, found)
+    else:
+        tracker.finish(run, status)
 
 
 @dataclass(frozen=True)
@@ -97,15 +115,19 @@ class AblationRuns:
 
     @classmethod
     def of(cls, experiment: Experiment, tracker: Tracker, identity: str, baseline: str) -> AblationRuns:
-        """Make the run of the ablation of ``experiment``, or find it by ``identity`` and open it again."""
-        opened = tracker.open_experiment(experiment.name)
+        """Make the run of the ablation of ``experiment``, or find it by ``identity`` and open it again.
+
+        One that is found keeps its description: what was found by then.
+        """
+        opened, key = tracker.open_experiment(experiment.name), f"ablation {identity}"
+        is_new = tracker.known(opened, key) is None
         parent = tracker.run(
             opened,
             name=f"ablation {experiment.name}",
             kind="ablation",
-            key=f"ablation {identity}",
+            key=key,
             params={"baseline": baseline, "stage": experiment.last, "samples": experiment.evaluation.samples},
-            tags={"rayfall.git": git_revision(), NOTE_TAG: experiment.description},
+            tags={"rayfall.git": git_revision(), **({NOTE_TAG: experiment.description} if is_new else {})},
         )
         return cls(experiment, tracker, opened, parent, baseline)
 

@@ -53,8 +53,9 @@ class Replicate(Part):
 
     ``chained`` and ``oracle`` are scores of the last stage, at augmentation level ``level`` of ``kind``, told as
     ``logsnr`` and ``ddpm_step`` too. ``loss`` is (step, loss) of the last stage's training, ``during`` (step, FID) of
-    small evaluations meanwhile. ``seconds`` are device-seconds (``AblationSharing``) of all that it uses; those of
-    the last stage's training, and ``start_seconds`` from its begin to its first optimizer step, are by the clock.
+    small evaluations meanwhile. ``seconds`` are by the clock, summed over all results that it uses, and so are those
+    of the last stage's training and ``start_seconds`` from its begin to its first optimizer step; ``device_seconds``
+    (``AblationSharing``) are of all that it uses too.
     """
 
     seed: int
@@ -73,6 +74,7 @@ class Replicate(Part):
     training_seconds: Score = None
     start_seconds: Score = None
     seconds: float = 0.0
+    device_seconds: float = 0.0
 
     def value(self, metric: Metric) -> float | None:
         """A metric of the last stage; None where it was not taken or is not finite, or the replicate did not finish."""
@@ -151,12 +153,12 @@ class CellRow(Part):
 
 
 class Equality(Part):
-    """A claim that two cells are equal within ``margin`` (None where there is none to be had): ``low`` to ``high`` is
-    the interval of the second cell minus the first, which lies inside -margin to margin where ``equal`` holds."""
+    """A claim that two cells are equal within ``margin`` (0: a share of a mean that is not there). ``low`` to ``high``
+    is the interval of the second cell minus the first, inside -margin to margin where ``equal`` holds."""
 
     cells: tuple[str, str]
     metric: Metric
-    margin: Score
+    margin: float
     low: Score
     high: Score
     p: Score

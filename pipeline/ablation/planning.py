@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ablation.cells import replicates_of
 from pipeline.experiment_spec import Experiment
+from pipeline.nodes import Nodes
 from pipeline.planning import DataFacts, Machine, StagePlan, data_facts, images_drawn, stage_cost, stage_plan
 
 if TYPE_CHECKING:
@@ -36,16 +37,18 @@ class _Plans:
 def reckon_ablation(experiment: Experiment, machine: Machine) -> dict[str, Any]:
     """GPU-hours of all replicates together, as plain values; what several of them share counts once.
 
-    Searches of cells come on top: how many images they draw is for their first looks to say. Raises UserError where
-    the data set is not described, or the experiment has no ablation.
+    Searches of cells come on top, with the stages that they train: how much that is, is for their looks to say. Raises
+    UserError where the data set is not described, or the experiment has no ablation.
     """
     plans = _Plans(machine, data_facts(experiment))
     trained: dict[str, float] = {}
     drawn: dict[str, float] = {}
-    replicates = replicates_of(experiment)
+    replicates, asked = replicates_of(experiment), 0
     for replicate in replicates:
         made = replicate.experiment
-        for name in made.names:
+        declared = [name for name in made.names if name not in Nodes(made).searched_trainings]
+        asked += len(declared)
+        for name in declared:
             trained[_training(made, name)] = plans.of(made, name).gpu_hours
         for key, name, share in _draws(made, plans.data.train):
             drawn[key] = plans.of(made, name).sampling_gpu_hours * share
@@ -54,7 +57,8 @@ def reckon_ablation(experiment: Experiment, machine: Machine) -> dict[str, Any]:
         "seeds": len({replicate.seed for replicate in replicates}),
         "searches": sum(replicate.experiment.search is not None for replicate in replicates),
         "trainings": len(trained),
-        "trainings_asked": sum(len(replicate.experiment.names) for replicate in replicates),
+        "trainings_asked": asked,
+        "draws": len(drawn),
         "training_gpu_hours": sum(trained.values()),
         "sampling_gpu_hours": sum(drawn.values()),
     }
@@ -70,15 +74,16 @@ def _draws(experiment: Experiment, train: int) -> Iterator[tuple[str, str, float
         chain = [name]
         while (below := experiment.below(chain[0])) is not None:
             chain.insert(0, below)
-        settings = [
-            f"{_training(experiment, one)} {experiment.stages[one].sampling} "
-            f"{experiment.kept_levels(one, searched=False)}"
-            for one in chain
-        ]
         noise = experiment.evaluation.seed
+        settings = [[_drawn(experiment, one), experiment.kept_levels(one, searched=False)] for one in chain]
         yield f"chained {noise} {settings}", name, (total - oracle) / total
         if oracle:
-            yield f"oracle {noise} {settings[-1]}", name, oracle / total
+            yield f"oracle {noise} {_drawn(experiment, name, oracle=True)}", name, oracle / total
+
+
+def _drawn(experiment: Experiment, name: str, *, oracle: bool = False) -> str:
+    """Weights of stage ``name``, and how it is sampled."""
+    return f"{_training(experiment, name)} {experiment.drawn_with(name, oracle=oracle)}"
 
 
 def _training(experiment: Experiment, name: str) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ablation.opened_runs import BASELINE_TAG, AblationRuns, Key
-from pipeline.ablation.parts import AblationReport, CellRow, Replicate, StageScore
+from pipeline.ablation.parts import AblationReport, CellRow, Replicate
 from pipeline.ablation.spec import Metric
 from pipeline.dag import Node, Result, stored
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.outcome import outcome_of
 from pipeline.recording.runs import (
     CHOSEN_TAG,
     ENDS,
@@ -25,9 +26,8 @@ from pipeline.recording.runs import (
     NOTE_TAG,
     as_csv,
     ending_tags,
-    evaluation_key,
-    log_scores,
     log_training,
+    record_evaluation,
 )
 from pipeline.recording.scores import headline
 from pipeline.storage import open_storage
@@ -82,6 +82,7 @@ class _Recorded:
     def __init__(self, report: AblationReport, runs: AblationRuns, replicates: Mapping[Key, Experiment]) -> None:
         self.report, self.runs, self.replicates = report, runs, replicates
         self.params = runs.params_of({cell.name: cell.settings for cell in report.cells})
+        self.storage = open_storage(runs.experiment.store)
         self.nodes = {key: Nodes(one) for key, one in replicates.items()}
         every = [(nodes, name) for nodes in self.nodes.values() for name in nodes.experiment.names]
         self.uses = Counter(node.digest for nodes, name in every for node in (nodes.train(name), _scores(nodes, name)))
@@ -105,11 +106,10 @@ class _Recorded:
         if one.status == "finished":
             for name, (node, found) in self.trained((cell.name, one.seed)).items():
                 self._training(run, self.nodes[cell.name, one.seed], name, node, found)
-            for scored in one.stages:
-                self._evaluation(run, self.nodes[cell.name, one.seed], scored)
+            self._evaluations(run, self.nodes[cell.name, one.seed])
         figures = headline(_by_kind(one)) if one.status == "finished" else {}
         seconds = {"seconds": one.seconds, "training_seconds": one.training_seconds, "level": one.level}
-        seconds |= {"start_seconds": one.start_seconds}
+        seconds |= {"start_seconds": one.start_seconds, "device_seconds": one.device_seconds}
         figures |= {name: value for name, value in seconds.items() if value is not None}
         tracker.log_figures(run, figures)
         if tracker.client.get_run(run).info.status == "RUNNING":
@@ -119,10 +119,9 @@ class _Recorded:
 
     def trained(self, key: Key) -> dict[str, tuple[Node, Result]]:
         """The trainings of a replicate that finished, by stage."""
-        nodes, storage = self.nodes[key], open_storage(self.runs.experiment.store)
-        found = {}
+        nodes, found = self.nodes[key], {}
         for name in nodes.experiment.names:
-            result = stored(node := nodes.train(name), storage)
+            result = stored(node := nodes.train(name), self.storage)
             assert result is not None, f"{node.key} is not stored, of a replicate that finished"
             found[name] = node, result
         return found
@@ -138,35 +137,29 @@ class _Recorded:
         )
         log_training(self.runs.tracker, run, found)
 
-    def _evaluation(self, trial: str, nodes: Nodes, scored: StageScore) -> None:
-        node, scores = _scores(nodes, scored.stage), _by_kind(scored)
-        if not scores or node.digest in self.done:
-            return
-        self.done.add(node.digest)
-        log_scores(
-            self.runs.tracker,
-            self.runs.opened,
-            scores,
-            experiment=nodes.experiment,
-            stage=scored.stage,
-            key=evaluation_key(Path(node.key).name, self.runs.parent),
-            parent=self.runs.parent if self.uses[node.digest] > 1 else trial,
-        )
+    def _evaluations(self, trial: str, nodes: Nodes) -> None:
+        """A run for each stage: what is shared moves below the ablation once another replicate has come to it."""
+        outcome = outcome_of(nodes.experiment, self.storage)
+        for name in nodes.experiment.names:
+            digest = _scores(nodes, name).digest
+            if digest not in self.done:
+                self.done.add(digest)
+                root = self.runs.parent
+                parent = root if self.uses[digest] > 1 else trial
+                record_evaluation(self.runs.tracker, self.runs.opened, outcome, name, root=root, parent=parent)
 
     def record_parent(self) -> None:
         """The ablation's own run: few metrics, tables as artifacts, and what was found as its description."""
         report, tracker, run = self.report, self.runs.tracker, self.runs.parent
         every = [one for cell in report.cells for one in cell.replicates]
-        means = [mean for cell in report.cells if (mean := cell.mean("chained_fid")) is not None]
-        chosen = report.cell(report.chosen).mean("chained_fid") if report.chosen else None
         figures = {
-            "best_chained_fid": chosen if chosen is not None else min(means, default=None),
+            "best_chained_fid": report.cell(report.chosen).mean("chained_fid") if report.chosen else None,
             "cells": len(report.cells),
             "replicates_finished": sum(one.status == "finished" for one in every),
             "replicates_failed": sum(one.status == "failed" for one in every),
             "replicates_to_come": sum(one.status == "missing" for one in every),
-            "seconds": report.sharing.spent_seconds,
-            "saved_seconds": report.sharing.saved_seconds,
+            "device_seconds": report.sharing.spent_seconds,
+            "saved_device_seconds": report.sharing.saved_seconds,
         }
         tracker.log_figures(run, {name: float(value) for name, value in figures.items() if value is not None})
         shown = {"cells": {"__all__": {"name", "settings", "differences", "gpu_seconds", "reused_seconds", "commands"}}}
@@ -185,6 +178,7 @@ class _Recorded:
                 "status": one.status,
                 **(headline(_by_kind(one)) if one.status == "finished" else {}),
                 "seconds": one.seconds,
+                "device_seconds": one.device_seconds,
                 "error": one.error or "",
             }
             for cell in self.report.cells
@@ -192,7 +186,7 @@ class _Recorded:
         ]
 
 
-def _by_kind(scored: Replicate | StageScore) -> dict[str, dict[str, Any]]:
+def _by_kind(scored: Replicate) -> dict[str, dict[str, Any]]:
     """Scores as their nodes summed them up, by kind of images."""
     found = {"chained": scored.chained, "oracle": scored.oracle}
     return {kind: one.model_dump(mode="json") for kind, one in found.items() if one is not None}
@@ -233,7 +227,7 @@ def _register(recorded: _Recorded, trials: Mapping[Key, str]) -> None:
     one = cell.finished[0]
     key = cell.name, one.seed
     experiment, trained = recorded.replicates[key], recorded.trained(key)
-    chain = experiment.chain(experiment.last)
+    chain = experiment.chain(report.stage)
     point = ChosenPoint(
         weights={name: str(trained[name][1].folder) for name in chain},
         sampling={name: experiment.stages[name].sampling.model_dump(mode="json") for name in chain},

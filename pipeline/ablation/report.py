@@ -14,7 +14,7 @@ from pipeline.ablation.curves import during_figure, level_accuracy_figure, level
 from pipeline.ablation.figures import equality_figure, forest_figure, gap_figure
 from pipeline.ablation.front_figure import pareto_figure, places
 from pipeline.ablation.grids import Grid, fitted
-from pipeline.ablation.level_scores import across
+from pipeline.ablation.level_scores import across, points_of
 from pipeline.ablation.metrics import METRICS
 from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.ablation.settings_table import settings_table
@@ -62,6 +62,7 @@ def render(report: AblationReport) -> str:
         to_come=sum(len(cell.missing) for cell in report.cells),
         power=per_cent(POWER),
         across=across(report) is not None,
+        base_swept=bool(points_of(report.base)),
         crossed=any(not place.ranked for place in places(report)),
         stages=stage_table(report),
         sweep=sweep_rows(report),

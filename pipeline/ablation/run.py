@@ -64,7 +64,12 @@ class Cell:
         return [nodes.train(name) for name in nodes.experiment.names if name not in nodes.searched_trainings]
 
     def searches(self) -> list[Node]:
-        return [] if self.replicate.experiment.search is None else [self.declared.search()]
+        """Its search, under the name of the replicate, so that it has a budget and a count of trials of its own."""
+        experiment = self.replicate.experiment
+        if experiment.search is None:
+            return []
+        named = experiment.model_copy(update={"name": self.replicate.own_name})
+        return [Nodes(named, tracking=self.tracking).search()]
 
     def scores(self) -> list[Node]:
         return Nodes(self.experiment, tracking=self.tracking).evaluation()
@@ -113,11 +118,12 @@ class Ablation:
     def compute(self, session: Session) -> Iterator[list[Cell]]:
         """Compute what is missing; yields the cells of a batch of seeds whenever all of it is done.
 
-        What failed is tried again; until its batch comes it stays known as failed.
+        What failed is tried again: until its batch comes it is one that is still to come here, and stays known as
+        failed in the store.
         """
-        for batch in self._batches():
-            for cell in batch:
-                cell.failure = None
+        for cell in self.cells:
+            cell.failure = None
+        for batch in self.batches():
             with self._watched(session, batch) as beside:
                 self._attempt(session, batch, "before_search", beside)
                 for phase in ("searches", "scores"):
@@ -143,13 +149,16 @@ class Ablation:
         with Together(named, self.storage, session.journal.message) as watch:
             yield watch.targets
 
-    def _batches(self) -> Iterator[list[Cell]]:
-        """As many seeds together as it takes to train as many stages at once as may be."""
+    def batches(self) -> Iterator[list[Cell]]:
+        """As many seeds together as it takes to train as many stages at once as may be; where none is to be trained,
+        each seed of which anything is missing by itself."""
         together: list[Cell] = []
         for seed in ablation_of(self.experiment).seeds:
             together += [cell for cell in self.cells if cell.replicate.seed == seed]
-            trainings = {node.digest for cell in together for node in missing(cell.trainings(), self.storage)}
-            if len(trainings) >= ablation_of(self.experiment).concurrency:
+            absent = {node.digest: node.name for cell in together for node in missing(cell.trainings(), self.storage)}
+            trainings = [name for name in absent.values() if name.startswith("train/")]
+            drawn_alone = not trainings and not all(cell.finished() for cell in together)
+            if drawn_alone or len(trainings) >= ablation_of(self.experiment).concurrency:
                 yield together
                 together = []
         if together:

@@ -49,7 +49,7 @@ def told_stages(report: AblationReport) -> str:
 def told_front(report: AblationReport) -> str:
     """Where the cells lie, and which of them are on the front."""
     found = "; ".join(
-        f"{one.cell.name} FID {number(one.fid)}, accuracy {share(one.accuracy)}{'' if one.ranked else ', lacks seeds'}"
+        f"{one.cell.name} FID {number(one.fid)}, accuracy {share(one.accuracy)}{'' if one.ranked else ', not ranked'}"
         for one in places(report)
     )
     return f"{found}. On the front: {words.listed(report.front) if report.front else 'none'}."
@@ -102,4 +102,4 @@ def _sharing(report: AblationReport) -> Iterator[str]:
     if sharing.trainings_run is not None and sharing.trainings_asked is not None:
         yield f"{sharing.trainings_run} trainings served the {sharing.trainings_asked} that the replicates ask for."
     if sharing.wall_seconds is not None:
-        yield f"The run took {clock(sharing.wall_seconds)} by the clock."
+        yield f"The last command took {clock(sharing.wall_seconds)} by the clock."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.ablation.run import Ablation
 from pipeline.addresses import without_secret, without_secrets
 from pipeline.dag import ancestry, missing
-from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
-from pipeline.nodes import Nodes
 from pipeline.outputs import check_file, users_choice, write_whole
 
 if TYPE_CHECKING:
     from pipeline.ablation.opened_runs import OpenedAblation
     from pipeline.ablation.parts import AblationReport
     from pipeline.events import Events
+
+log = logging.getLogger(__name__)
 
 
 def plan_ablation(experiment: Experiment) -> dict[str, Any]:
@@ -62,10 +63,11 @@ def run_ablation(experiment: Experiment, *, events: Events, command: str, progra
 
     started = time.time()
     ablation = Ablation.of(experiment)
-    with Session(experiment, events) as session, _tracked(ablation) as tracked:
+    with Session(experiment, events) as session, tracked(ablation) as runs:
         for _ in ablation.compute(session):
             if any(cell.finished() for cell in ablation.cells):
-                figures = tracked.publish(command, program, time.time() - started)
+                wall = time.time() - started if session.journal.computed else None
+                figures = runs.publish(command, program, wall)
         failed = {cell.replicate.name: cell.failure for cell in ablation.cells if cell.failure is not None}
         if len(failed) == len(ablation.cells):
             name, why = next(iter(failed.items()))
@@ -106,7 +108,7 @@ def figures_of(report: AblationReport) -> dict[str, Any]:
             **{metric: cell.mean(metric) for metric in report.metrics},
             "spread": {metric: cell.spread(metric) for metric in report.metrics},
             "differences": {metric: found.model_dump(mode="json") for metric, found in cell.differences.items()},
-            "seconds": cell.gpu_seconds,
+            "device_seconds": cell.gpu_seconds,
         }
         for cell in report.cells
     }
@@ -123,15 +125,18 @@ def figures_of(report: AblationReport) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Tracked:
+class Tracked:
     """An ablation with its runs in MLflow."""
 
     ablation: Ablation
     identity: str
     opened: OpenedAblation
 
-    def publish(self, command: str, program: Sequence[str], wall_seconds: float) -> dict[str, Any]:
-        """Write and record the report of what is there; the figures, and where both are."""
+    def publish(self, command: str, program: Sequence[str], wall_seconds: float | None) -> dict[str, Any]:
+        """Write and record the report of what is there; the figures, and where both are.
+
+        ``wall_seconds`` are what this command took, None of one that found everything.
+        """
         from pipeline.ablation.collecting import collect_ablation
         from pipeline.ablation.recording import record_ablation
 
@@ -153,23 +158,27 @@ class _Tracked:
 
 
 @contextmanager
-def _tracked(ablation: Ablation) -> Iterator[_Tracked]:
+def tracked(ablation: Ablation) -> Iterator[Tracked]:
     """Open the runs of ``ablation``, of which its trainings are told; what is open at the end of the block ends too."""
-    from pipeline.ablation.opened_runs import close_ablation, open_ablation
+    from pipeline.ablation.opened_runs import OpenedAblation, close_ablation, open_ablation
+    from pipeline.recording.experiment import declared_identity
+    from pipeline.tracking.addresses import absolute_uri
     from pipeline.tracking.runs import status_of
     from pipeline.workflow import tracking_uri
 
     experiment = ablation.experiment
-    # Of what all cells share, with any cells and seeds: later ones are added to the same runs.
-    elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
-    identity = digest_of([experiment.model_dump(mode="json", exclude=elsewhere), Nodes(experiment).data.identity])
+    identity = declared_identity(experiment)  # without the cells and seeds: later ones are added to the same runs
     replicates = {(one.cell, one.seed): one.experiment for one in (cell.replicate for cell in ablation.cells)}
-    opened = open_ablation(experiment, replicates, tracking_uri(experiment), identity=identity)
-    for cell in ablation.cells:
-        cell.tracking = opened.tracking[cell.replicate.cell, cell.replicate.seed]
+    opened = OpenedAblation(absolute_uri(tracking_uri(experiment)), ablation.storage)
     try:
-        yield _Tracked(ablation, identity, opened)
+        open_ablation(opened, experiment, replicates, identity=identity)
+        for cell in ablation.cells:
+            cell.tracking = opened.tracking[cell.replicate.cell, cell.replicate.seed]
+        yield Tracked(ablation, identity, opened)
     except BaseException as error:
-        close_ablation(opened, status_of(type(error)))
+        try:
+            close_ablation(opened, status_of(type(error)))
+        except Exception as second:  # told beside what ended the command, not in its place
+            log.warning("some runs in MLflow stay open: %s", without_secret(str(second)))
         raise
     close_ablation(opened, "FAILED")  # trainings of replicates that failed: all others ended when they were recorded

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.dag import Result
 from pipeline.experiment_spec import Experiment
 from pipeline.history import open_buffer, read_history, replay
-from pipeline.recording.scores import all_figures, passport_tags, passports_in
+from pipeline.outcome import Outcome
+from pipeline.recording.scores import all_figures, metrics_of, passport_tags, passports_in, passports_of
 from pipeline.recording.settings import evaluation_params, training_params
 from pipeline.tracking.runs import Status, Tracker
 
@@ -49,6 +50,24 @@ def log_scores(
         figures, passports = all_figures(scores), passports_in(scores)
         run = log_evaluation(tracker, opened, figures, passports, stage=stage, params=params, key=key, parent=parent)
         tracker.finish(run)
+
+
+def record_evaluation(tracker: Tracker, opened: str, outcome: Outcome, stage: str, *, root: str, parent: str) -> str:
+    """The run of everything that was measured of ``stage``, whole: below ``parent``, found again by its chained scores
+    and the run of the whole experiment or ablation, ``root``."""
+    experiment, chained = outcome.experiment, outcome.results[f"scores/chained/{stage}"]
+    run = log_evaluation(
+        tracker,
+        opened,
+        metrics_of(outcome, stage),
+        passports_of(outcome, stage),
+        stage=stage,
+        params=evaluation_params(experiment, stage, experiment.evaluation.samples),
+        key=evaluation_key(chained.folder.parent.name, root),
+        parent=parent,
+    )
+    tracker.finish(run)
+    return run
 
 
 def log_evaluation(

@@ -1,7 +1,8 @@
 """What a search has spent of its budget: one ledger for rounds that draw and rounds that train, over all commands.
 
 It is kept by the store. What trials that train cost stands in their journal; the hours by the clock and those of
-drawing stand in a file of each command that worked on the search, which is written every few seconds.
+drawing stand in a file of each command that worked on the search, which is written every few seconds. Beside them it is
+noted which trials of sampling have begun, since what has begun is finished.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,19 +23,21 @@ from pipeline.storage import LocalStorage
 from pipeline.tuning.costs import cost_of
 from pipeline.tuning.log import TrialLog
 
-WRITE_SECONDS = 5.0  # that a killed command loses at most, of the clock and of drawing
+WRITE_SECONDS = 5.0  # by the clock, that a killed command loses at most: of each actor's drawing too
 
 
 def prefix_of(experiment: Experiment, search: SearchSpec) -> str:
     """Where the store keeps the ledger and the journal of the ``search`` section as it was written.
 
-    A search is known by what ``experiment`` as it stands would be scored by in all its rounds, so that more trials or
-    other settings to try are the same search, and other data, samples or seeds are another.
+    A search is known by the name of its ``experiment`` and by what every stage of that would be scored by as it stands.
+    So more trials, another budget or algorithm, other settings and other stages to try are the same search, which goes
+    on with what it spent; other data, samples, seeds or declared settings of a stage are another. Searches that differ
+    in what they try alone are told apart by the name: the cells of an ablation, which are experiments of one name, have
+    the name of their replicate here.
     """
     declared = Nodes(experiment.model_copy(update={"search": search}), trial=True)
-    ends = [stage for stage, _ in search.rounds(experiment.names, experiment.last)]
-    targets = [node.digest for end in ends for node in declared.trial_targets(end)]
-    return f"searches/{digest_of([search.metric, targets])[:16]}"
+    targets = [node.digest for stage in experiment.names for node in declared.trial_targets(stage)]
+    return f"searches/{digest_of([experiment.name, search.metric, targets])[:16]}"
 
 
 @dataclass
@@ -42,7 +45,9 @@ class Ledger:
     """The ledger of the search under ``prefix``, as the command ``name`` reads it and adds to it.
 
     GPU-hours are those of a worker's share of a GPU, or of its CPU where it has none. What was stored already costs
-    nothing; training that is under way costs what it has committed.
+    nothing. Of a trial that trains, training that is under way costs what it has committed, and scores and looks count
+    when they are done. What is computed once before trials of a round begin (declared weights, and all that the trials
+    of a round that trains share) is in no GPU-hours; the clock runs meanwhile.
     """
 
     storage: LocalStorage
@@ -52,6 +57,7 @@ class Ledger:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.monotonic)
     _drawing: float = 0.0  # GPU-hours of this command's drawing
+    _metered: Callable[[], float] = field(default=lambda: 0.0)  # seconds of drawing since that
 
     @contextmanager
     def kept(self) -> Iterator[Ledger]:
@@ -73,12 +79,31 @@ class Ledger:
 
     def write(self) -> None:
         """Put down what this command has spent."""
-        told = {"hours": self._passed, "gpu_hours": self._drawing}
+        told = {"hours": self._passed, "gpu_hours": self._drawn}
         self.storage.put(f"{self._folder}/{self.name}.json", json.dumps(told).encode())
 
     def charge(self, seconds: float) -> None:
         """Add what actors spent drawing and scoring, all of them together."""
         self._drawing += self.hours_of(seconds)
+
+    @contextmanager
+    def metered(self, seconds: Callable[[], float]) -> Iterator[None]:
+        """While the block runs, what ``seconds`` gains is charged as it is spent: calls that have not ended, too."""
+        before = seconds()
+        self._metered = lambda: seconds() - before
+        try:
+            yield
+        finally:
+            gained, self._metered = self._metered(), lambda: 0.0
+            self.charge(gained)
+
+    def note(self, trial: str) -> None:
+        """Put down that ``trial``, of a round that draws, has begun: no later command keeps it from being finished."""
+        self.storage.put(self._mark(trial), b"")
+
+    def has_noted(self, trial: str) -> bool:
+        """Whether this or an earlier command noted ``trial``."""
+        return self.storage.exists(self._mark(trial))
 
     def hours_of(self, seconds: float) -> float:
         """GPU-hours of an actor that is at work for so many seconds."""
@@ -94,10 +119,10 @@ class Ledger:
         """Hours of a worker's GPU, or CPU, that were spent on drawing and on training."""
         entries = TrialLog(self.storage, self.prefix).entries()
         training = sum(cost_of(self.storage, entry, self.resources) for entry in entries)
-        return training + self._drawing + self._others("gpu_hours")
+        return training + self._drawn + self._others("gpu_hours")
 
     def is_spent(self, reserved: float = 0.0) -> bool:
-        """Whether no further trial may begin; ``reserved`` GPU-hours are those that running trials will spend yet."""
+        """Whether nothing more may begin; ``reserved`` GPU-hours are those that what runs will spend yet."""
         if self.budget.hours is not None and self.hours >= self.budget.hours:
             return True
         return self.budget.gpu_hours is not None and self.gpu_hours + reserved >= self.budget.gpu_hours
@@ -109,6 +134,13 @@ class Ledger:
     @property
     def _folder(self) -> str:
         return f"{self.prefix}/spent"
+
+    def _mark(self, trial: str) -> str:
+        return f"{self.prefix}/begun/{trial}"
+
+    @property
+    def _drawn(self) -> float:
+        return self._drawing + self.hours_of(self._metered())
 
     @property
     def _passed(self) -> float:

@@ -48,6 +48,14 @@ def proposals_of(
     return drawn_of(search, paths) if algorithm == "drawn" else Suggested(search, paths, known)
 
 
+def most_trials(search: SearchSpec, paths: Sequence[str]) -> int:
+    """How many trials a round that searches ``paths`` has at most: those asked for, or all that lists allow."""
+    lists = [len(one.values) for path in paths if isinstance(one := search.space[path], Values)]
+    if search.algorithm_of(paths) == "grid":
+        return math.prod(lists)
+    return min(search.trials, math.prod(lists)) if len(lists) == len(paths) else search.trials
+
+
 def is_within(search: SearchSpec, settings: Mapping[str, Any], paths: Sequence[str]) -> bool:
     """Whether the search could try these ``settings``: its space may have been changed since they were tried."""
     return set(settings) == set(paths) and all(_holds(search.space[path], settings[path]) for path in paths)

@@ -24,13 +24,11 @@ from pipeline.search.checks import retrains
 from pipeline.search.choice import best_of, finished, front_of, why
 from pipeline.search.proposals import proposals_of, with_drawn_lists
 from pipeline.search.spec import SearchSpec, trains
-from pipeline.search.trials import Point, Settings, run_trial, settled_experiment, targets_of
+from pipeline.search.trials import Point, Settings, settled_experiment, targets_of
 from pipeline.storage import LocalStorage
 from pipeline.sweep.actors import ActorPool
 from pipeline.sweep.run import Sweep
 from pipeline.sweep.sharing import Costs, TrialNodes, counted, knew_levels, sharing_of, told
-
-__all__ = ["rounds_of", "run_trial", "search_stages", "targets_of"]
 
 Progress = Callable[[int, int], None]
 
@@ -114,7 +112,8 @@ class Rounds:
             self.experiment, stage, paths, dict(self.chosen), proposals, self.storage, self.pool, self.ledger,
             self.progress,
         )  # fmt: skip
-        self._train(stage)
+        if not self.ledger.is_spent():  # else no trial begins that has not begun before, from weights that were there
+            self._train(stage)
         return sweep.run()
 
     def _train(self, stage: str) -> None:

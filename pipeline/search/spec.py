@@ -111,13 +111,14 @@ class PruningSpec(Spec):
 
 
 class BudgetSpec(Spec):
-    """What a search may spend in all its rounds, over all commands that work on it. What is looked up costs nothing; a
-    trial that has begun is finished."""
+    """What a search may spend in all its rounds, over all commands that work on it. What is looked up costs nothing.
+    What has begun is finished; of trials that were looked at the best goes on, and others while the budget lasts."""
 
     gpu_hours: Positive | None = Field(
         None,
         description="No further trial begins after so many hours of a worker's GPU, or CPU where it has none: spent by "
-        "those that trained and drew, or still to be spent by those that run.",
+        "those that trained and drew, or still to be spent by those that run. What is computed once before trials is "
+        "not counted: declared weights, and what all trials of a round that trains share.",
     )
     hours: Positive | None = Field(None, description="No further trial begins after so many hours by the clock.")
 

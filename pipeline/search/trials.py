@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.addresses import without_secret
 from pipeline.dag import Node, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
@@ -51,7 +52,7 @@ def run_trial(experiment: Experiment, stage: str, settings: Mapping[str, Any]) -
 
 def failed_point(settings: Mapping[str, Any], error: str) -> Point:
     """The point of a trial without scores, and the sentence that says why."""
-    return {**_point(settings), "status": "failed", "error": error}
+    return {**_point(settings), "status": "failed", "error": without_secret(error)}
 
 
 def _point(settings: Mapping[str, Any]) -> Point:

@@ -2,5 +2,6 @@
 
 Reading order: ``run`` (a round), ``trial`` (one of them on its way), ``screening`` (which are dropped after a first
 look), ``graph`` upon ``actors`` (nodes on a pool of processes, whoever asks for them first), ``sharing`` (what was
-shared and what that saved). Which settings are tried is said in ``search.proposals``.
+shared and what that saved), ``reckoning`` (what is kept of a budget for what runs). Which settings are tried is said in
+``search.proposals``.
 """

@@ -84,9 +84,10 @@ class ActorPool:
         return len(self._waiting) + len(self._running)
 
     @property
-    def free(self) -> int:
-        """How many calls more would leave nobody idle, beyond those that wait already."""
-        return self.size - self.open_calls
+    def spent(self) -> float:
+        """``busy``, and what calls that run have taken so far; asked by other threads too."""
+        now = time.perf_counter()
+        return self.busy + sum(now - begun for _, _, begun in list(self._running.values()))
 
     @property
     def lifetime(self) -> float:

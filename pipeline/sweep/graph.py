@@ -25,21 +25,23 @@ PARTS = {"pipeline.sampling:draw": "pipeline.sampling:draw_part"}  # what comput
 class ActorGraph:
     """Nodes wanted of ``pool``, with the reason why of those that failed.
 
-    ``failed`` has the sentence of every node that failed, or that needs one that did, by digest.
+    By digest: ``failed`` has the sentence of every node that failed, or that needs one that did, ``open`` what is
+    wanted and has not come to its end, and ``computed`` what was computed here.
     """
 
     storage: LocalStorage
     pool: ActorPool
     failed: dict[str, str] = field(default_factory=dict)
-    _waiting: dict[str, Node] = field(default_factory=dict)  # inputs before those that use them
+    open: dict[str, Node] = field(default_factory=dict)
+    computed: dict[str, Node] = field(default_factory=dict)
+    _waiting: dict[str, Node] = field(default_factory=dict)  # of those open, inputs before those that use them
     _running: dict[str, int] = field(default_factory=dict)  # digest -> calls that are open for it
-    _stored: set[str] = field(default_factory=set)
 
     def want(self, targets: Iterable[Node]) -> None:
         """Have ``targets`` computed, as far as they are not stored, after what is wanted already."""
-        for node in missing([node for node in targets if node.digest not in self._stored], self.storage):
-            if node.digest not in self._running and node.digest not in self.failed:
-                self._waiting.setdefault(node.digest, node)
+        for node in missing([node for node in targets if node.digest not in self.computed], self.storage):
+            if node.digest not in self.open and node.digest not in self.failed:
+                self.open[node.digest] = self._waiting[node.digest] = node
         self._hand_out()
 
     def want_again(self, targets: Iterable[Node]) -> None:
@@ -51,7 +53,7 @@ class ActorGraph:
 
     def settled(self, targets: Iterable[Node]) -> bool:
         """Whether all ``targets`` are stored or have failed."""
-        return not any(node.digest in self._waiting or node.digest in self._running for node in targets)
+        return not any(node.digest in self.open for node in targets)
 
     def why(self, targets: Iterable[Node]) -> str | None:
         """Why one of ``targets`` failed; None where none did."""
@@ -71,12 +73,12 @@ class ActorGraph:
         if self._running[node.digest]:
             return
         del self._running[node.digest]
-        if node.digest in self.failed:
-            return
-        if put_together:
-            self._stored.add(node.digest)
-        else:
+        if node.digest not in self.failed and not put_together:
             self._submit_whole(node)
+            return
+        del self.open[node.digest]
+        if node.digest not in self.failed:
+            self.computed[node.digest] = node
 
     def _hand_out(self) -> None:
         for node in list(self._waiting.values()):
@@ -84,8 +86,8 @@ class ActorGraph:
             lost = next((digest for digest in parents if digest in self.failed), None)
             if lost is not None:
                 self.failed[node.digest] = self.failed[lost]
-                del self._waiting[node.digest]
-            elif not any(digest in self._waiting or digest in self._running for digest in parents):
+                del self._waiting[node.digest], self.open[node.digest]
+            elif not any(digest in self.open for digest in parents):
                 del self._waiting[node.digest]
                 self._begin(node)
 

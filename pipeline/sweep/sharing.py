@@ -49,8 +49,13 @@ class TrialNodes:
 def counted(targets: Iterable[Node], *, trained: Collection[str] = ()) -> list[Node]:
     """Those of ``targets`` and of what they need that draw or score generated images, inputs first; and the weights of
     the stages in ``trained``."""
+    return counted_alone(ancestry(targets), trained=trained)
+
+
+def counted_alone(nodes: Iterable[Node], *, trained: Collection[str] = ()) -> list[Node]:
+    """As ``counted``, of ``nodes`` alone and not of what they need."""
     weights = {f"train/{stage}" for stage in trained}
-    return [node for node in ancestry(targets) if node.name.split("/")[0] in COUNTED or node.name in weights]
+    return [node for node in nodes if node.name.split("/")[0] in COUNTED or node.name in weights]
 
 
 def of_stage(nodes: Iterable[Node], stage: str) -> list[Node]:
@@ -150,12 +155,13 @@ def _reckoned(trial: TrialNodes, costs: Costs, more: float) -> dict[str, float]:
     found = {}
     for node in _draws(trial.full):
         look = looks[node.name.replace("oracle/", "chained/")]
-        found[node.digest] = costs.of([look]) * more * _net_calls(node.config) / _net_calls(look.config)
+        found[node.digest] = costs.of([look]) * more * net_calls(node) / net_calls(look)
     return found
 
 
-def _net_calls(config: Mapping[str, Any]) -> int:
-    return StageSamplingSpec.model_validate(config["sampling"]).net_calls
+def net_calls(draw: Node) -> int:
+    """Calls of the net that one image of a node that draws takes, those of its own stage alone."""
+    return StageSamplingSpec.model_validate(draw.config["sampling"]).net_calls
 
 
 def _by_screening(trials: Sequence[TrialNodes], costs: Costs, more: float) -> float:
@@ -179,15 +185,23 @@ def told(sharing: Mapping[str, Any], *, knew_levels: bool, dropped: int = 0) -> 
         return f"{trials} trials shared nothing{why}"
     parts = [
         f"{trials} trials: what they share ({_seconds(shared)}) was computed once and not by each of them, "
-        f"{_seconds(saved)} saved of {_seconds(sharing['separate_seconds'])}"
+        f"{_told_saved(saved, sharing['separate_seconds'])}"
     ]
-    if dropped:
-        early = sharing["screening_saved_seconds"]
+    early = sharing["screening_saved_seconds"]
+    if early < 0:
+        parts.append(f"first looks took {_seconds(-early)} more than they saved")
+    elif dropped:
         parts.append(f"of that {_seconds(early)} by dropping {dropped} of them after a first look")
     if not knew_levels:
         parts.append("levels are proposed one by one, so each truncation had a trajectory of its own")
     return "; ".join(parts)
 
 
+def _told_saved(saved: float, separate: float) -> str:
+    if saved >= 0:
+        return f"{_seconds(saved)} saved of {_seconds(separate)}"
+    return f"yet all of it took {_seconds(-saved)} more than separate evaluations ({_seconds(separate)})"
+
+
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if abs(value) < 9.95 else f"{value:,.0f} s"
+    return f"{value:.1f} s" if value < 9.95 else f"{value:,.0f} s"

@@ -91,8 +91,12 @@ class Trials:
         return [scores, scores.inputs["judged"]] if self.search.metric == "chained_accuracy" else [scores]
 
     def costs(self, trial: Trial) -> bool:
-        """Whether it cannot be looked up."""
-        return trial.point is None and bool(missing(trial.targets, self.storage))
+        """Whether beginning it computes anything: where there is a first look, that it cannot be looked up."""
+        return trial.point is None and bool(missing(trial.looks or trial.targets, self.storage))
+
+    def left(self, trial: Trial) -> list[Node]:
+        """What there is to compute until all its samples are drawn and scored."""
+        return missing(trial.targets, self.storage)
 
     def begin(self, trial: Trial) -> None:
         """Ask for the first look, or for all samples where there is none."""
@@ -128,19 +132,35 @@ class Trials:
             trial.point = failed_point(trial.settings, failure)
 
     def decide(self, trial: Trial, others: Sequence[Trial]) -> None:
-        """Drop a trial that was looked at, if the best of ``others`` says so; else ask for all its samples."""
-        if trial.changed is None or trial.seen is None or trial.goes_on or trial.point is not None:
+        """Drop a trial that was looked at, if the best of ``others`` says so."""
+        if trial.seen is None or not self.survives(trial):
             return
         screening = self.search.screening
         assert screening is not None, "a look is of a screening"
         looks = rivals_of(trial.seen, (other.seen for other in others if other.seen is not None))
         best = min(looks, key=self._objective, default=trial.seen)
         if is_hopeless(trial.seen, best, metric=self.search.metric, errors=screening.errors):
-            point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
-            trial.point = {**point, "status": "dropped", "objective": None, "rungs": self._rungs(trial)}
-            return
+            self.drop(trial)
+
+    def survives(self, trial: Trial) -> bool:
+        """Whether it was looked at, and neither dropped nor gone on with so far."""
+        return trial.seen is not None and not trial.goes_on and trial.point is None
+
+    def drop(self, trial: Trial) -> None:
+        """End a trial with its first look."""
+        assert trial.changed is not None, "what was looked at could be drawn"
+        point = point_of(trial.changed, self.stage, trial.settings, self.storage, look=self.look)
+        trial.point = {**point, "status": "dropped", "objective": None, "rungs": self._rungs(trial)}
+
+    def go_on(self, trial: Trial) -> None:
+        """Ask for all samples of a trial that was looked at."""
         trial.goes_on = True
         self.graph.want(trial.targets)
+
+    def promise(self, trial: Trial) -> float:
+        """By what its look says: lower is better."""
+        assert trial.seen is not None, "it was looked at"
+        return self._objective(trial.seen)
 
     def _objective(self, look: Look) -> float:
         objective = objective_of(self.search, look.scores)
@@ -157,8 +177,8 @@ class Trials:
             return None
         return trial.seen.scores["samples"], self._objective(trial.seen)
 
-    def ended(self, trial: Trial) -> bool:
-        """Whether the trial has come to its end; if it has it has its point."""
+    def take_end(self, trial: Trial) -> bool:
+        """Whether the trial has come to its end; if it has, it is given its point here."""
         if trial.point is None and trial.goes_on and trial.changed is not None and self.graph.settled(trial.targets):
             failure = self.graph.why(trial.targets)
             if failure is None:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.commits import CommitLog
+from pipeline.commits import CommitLog, Entry
 from pipeline.experiment_spec import ResourcesSpec
 from pipeline.storage import LocalStorage
-from pipeline.tuning.log import TrialEntry
+from pipeline.tuning.log import TrialEntry, TrialLog
 
 PARTS = ("start_seconds", "training_seconds", "look_seconds", "scoring_seconds", "waiting_seconds")
 
 
 def trained_seconds(storage: LocalStorage, run: str) -> float:
-    """Seconds that the training run with the commit log ``run`` has been trained, over all attempts; 0 for none."""
-    entries = CommitLog(storage, run, owner="reader", clock=time.time).entries()
-    seconds = [float(entry.info["seconds"]) for entry in entries if "step" in entry.info]
-    return max(seconds, default=0.0)
+    """Seconds of training that all commits of the run with the commit log ``run`` took, those trained anew among them:
+    a run asked for fewer steps than it has may have lost the checkpoints on the way there. 0 for none."""
+    found, before = 0.0, list[Entry]()
+    last: float | None = None  # seconds of the checkpoint that the owner went on from
+    for entry in CommitLog(storage, run, owner="reader", clock=time.time).entries():
+        if entry.kind == "takeover":
+            last = None
+        elif "step" in entry.info:
+            found += entry.info["seconds"] - (_resumed_seconds(before, entry) if last is None else last)
+            last = entry.info["seconds"]
+            before.append(entry)
+    return found
+
+
+def _resumed_seconds(before: Sequence[Entry], first: Entry) -> float:
+    """Seconds of the checkpoint that the owner who committed ``first`` had gone on from: the newest that was kept."""
+    from pipeline.stage_run import KEEP  # on demand: it imports torch
+
+    kept = [entry for entry in before[:-KEEP] if entry.info.get("final")] + list(before[-KEEP:])
+    below = [float(entry.info["seconds"]) for entry in kept if entry.info["step"] < first.info["step"]]
+    return below[-1] if below else 0.0
 
 
 def start_seconds(storage: LocalStorage, run: str, *, since: float) -> float | None:
@@ -40,12 +57,19 @@ def scoring_hours(seconds: float, resources: ResourcesSpec) -> float:
 
 
 def cost_of(storage: LocalStorage, entry: TrialEntry, resources: ResourcesSpec) -> float:
-    """Hours of a GPU, or of a CPU, that a trial has spent so far: of training what its runs gained since it came to
+    """Hours of a GPU, or of a CPU, that a trial has spent so far: of training what its runs gained while it was at
     them, as far as that is committed, and its scores and looks."""
     if entry.point is not None:
         return float(entry.point["cost_hours"])
     gained = sum(trained_seconds(storage, run) - before for run, before in entry.trained.items())
-    return hours_of(gained, resources) + entry.scored_hours
+    return hours_of(gained, resources) + entry.trained_hours + entry.scored_hours
+
+
+def leave_trainings(log: TrialLog, key: str, resources: ResourcesSpec) -> None:
+    """The trial ``key`` is at no training any more: note what those that it was at gained, and nothing that others
+    train of them later."""
+    for run, before in log.known(key).trained.items():
+        log.leave(key, run, hours_of(trained_seconds(log.storage, run) - before, resources))
 
 
 def in_place(resources: ResourcesSpec) -> bool:

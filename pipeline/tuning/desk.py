@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from pipeline.dag import Node, stored
 from pipeline.search.budget import Ledger
-from pipeline.search.proposals import Proposal, Settings, Suggested, Told, is_within, proposals_of
+from pipeline.search.proposals import Proposal, Settings, Suggested, Told, is_within, most_trials, proposals_of
 from pipeline.search.trials import failed_point
-from pipeline.tuning.costs import cost_of
+from pipeline.tuning.costs import cost_of, leave_trainings
 from pipeline.tuning.log import TrialEntry, TrialLog
 from pipeline.tuning.round import TrainingRound
 
@@ -50,6 +50,7 @@ class Desk:
         self.ended_before = [entry for entry in mine if entry.ended and is_within(search, entry.settings, paths)]
         found = proposals_of(search, paths, [(dict(entry.settings), _told(entry)) for entry in self.ended_before])
         self._suggested = found if isinstance(found, Suggested) else None
+        self._met: set[str] = set()  # of Optuna's proposals, what trials they are
         self._listed: dict[str, Settings] = {}  # the trials of a list by key, in its order
         for settings in [] if isinstance(found, Suggested) else found:
             self._listed.setdefault(self.round.key(settings), settings)
@@ -59,7 +60,9 @@ class Desk:
         tried = {entry.key for entry in known}
         self._todo = [self._waiting(key, Proposal(one)) for key, one in self._listed.items() if key not in tried]
         self._count = len(tried)  # trials of the round, those that wait among them
+        self._met |= tried
         self._spent = False
+        self._nothing_left = False
         self._ahead: str | None = None
         self._asked_at: float | None = None  # when there was nothing to begin while trials run
 
@@ -72,12 +75,13 @@ class Desk:
             return None
         found = self._next()
         self._asked_at = time.monotonic() if found is None else None
+        self._nothing_left = found is None
         return found
 
     @property
     def over(self) -> bool:
-        """After ``next`` gave nothing: whether it will give nothing any more. What runs may fail, and begin again."""
-        return not self.running
+        """Whether ``next`` gave nothing and will give nothing any more. What runs may fail, and begin again."""
+        return self._nothing_left and not self.running
 
     def has_more(self) -> bool:
         """Whether there is a trial to run, so that nothing is started for none."""
@@ -89,7 +93,9 @@ class Desk:
         """Trials that the budget kept from beginning."""
         if not self._spent:
             return 0
-        return len(self._todo) if self._suggested is None else max(0, self.round.search.trials - len(self._known()))
+        if self._suggested is None:
+            return len(self._todo)
+        return max(0, most_trials(self.round.search, self.round.paths) - len(self._known()))
 
     def _next(self) -> str | None:
         # What has begun is finished, whatever it costs.
@@ -128,10 +134,13 @@ class Desk:
             proposal = self._suggested.ask()
             key = self.round.key(proposal.settings)
             known = self.log.get(key)
-            if known is not None or any(key == one.key for one in self._todo):
+            if key in self._met or (known is not None and known.ended):
                 told = Told() if known is None or not known.ended else _told(known)
                 self._suggested.tell(proposal, told)
+                self._count += key not in self._met  # settings that mean the same stood outside the space of today
+                self._met.add(key)
                 continue
+            self._met.add(key)
             self._count += 1
             self._todo.append(self._waiting(key, proposal))
             if (found := self._free(self._todo)) is not None:
@@ -153,17 +162,21 @@ class Desk:
 
     def ended(self, key: str, error: str | None = None) -> None:
         """The trial ran; with ``error`` it could not say itself how it ended: its process was lost again and again."""
-        one, entry = self.running.pop(key), self.log.get(key)
-        self._asked_at = None
-        assert entry is not None, "a trial that ran was begun"
+        one, entry = self.running.pop(key), self.log.known(key)
+        self._asked_at, self._nothing_left = None, False
         if entry.state == "begun":
             point = failed_point({**self.round.fixed, **one.proposal.settings}, error or "its process was lost")
-            cost = cost_of(self.log.storage, entry, self.ledger.resources)
+            leave_trainings(self.log, key, self.ledger.resources)
+            cost = cost_of(self.log.storage, self.log.known(key), self.ledger.resources)
             self.log.end(key, "failed", {**point, "cost_hours": cost})
-            entry = self.log.get(key)
-            assert entry is not None, "it has just ended"
+            entry = self.log.known(key)
         if self._suggested is not None:
             self._suggested.tell(one.proposal, _told(entry))
+
+    def check_over(self) -> None:
+        """Raise RuntimeError where trials are under way, or could begin: whoever ran them left off before the end."""
+        if not self.over:
+            raise RuntimeError(f"the round at {self.round.stage} was left before its end; the same command goes on")
 
     def entries(self) -> list[TrialEntry]:
         """The trials of the round that ended, those of a list in its order."""
@@ -175,7 +188,7 @@ class Desk:
             return [entry for key in self._listed if (entry := self.log.get(key)) is not None]
         search, paths = self.round.search, self.round.paths
         mine = [entry for entry in self.log.entries() if entry.round == self.round.identity]
-        return [entry for entry in mine if is_within(search, entry.settings, paths)]
+        return [entry for entry in mine if entry.key in self._met or is_within(search, entry.settings, paths)]
 
     def _waiting(self, key: str, proposal: Proposal) -> Waiting:
         return Waiting(key, proposal, self.round.trainings(proposal.settings))

@@ -29,14 +29,17 @@ class TrialEntry:
     state: State = "begun"
     attempts: int = 1
     rungs: tuple[tuple[int, float], ...] = ()  # (steps, score) of the looks of pruning
-    trained: Mapping[str, float] = field(default_factory=dict)  # run -> its seconds of training before this trial
+    trained: Mapping[str, float] = field(default_factory=dict)  # run it is at -> seconds of training before it came
+    trained_hours: float = 0.0  # of a GPU, or of a CPU, for trainings that it has left, over all attempts
     scored_hours: float = 0.0  # of a GPU, or of a CPU, for scores and looks, over all attempts
     point: Mapping[str, Any] | None = None  # how it ended
+    in_vain: bool = False  # whether it failed for what another attempt would meet again
 
     @property
     def ended(self) -> bool:
-        """Whether it is not run again: a failure may be the machine's, and is worth a second attempt."""
-        return self.state in ("finished", "pruned") or (self.state == "failed" and self.attempts >= ATTEMPTS)
+        """Whether it is not run again: a failure may be the machine's, and is then worth a second attempt."""
+        tried = self.in_vain or self.attempts >= ATTEMPTS
+        return self.state in ("finished", "pruned") or (self.state == "failed" and tried)
 
     @property
     def objective(self) -> float | None:
@@ -59,6 +62,12 @@ class TrialLog:
         found = json.loads(self.storage.read(path))
         return TrialEntry(**{**found, "rungs": tuple((int(step), float(score)) for step, score in found["rungs"])})
 
+    def known(self, key: str) -> TrialEntry:
+        """The trial ``key``, which has been begun."""
+        found = self.get(key)
+        assert found is not None, f"trial {key} was never begun"
+        return found
+
     def entries(self) -> list[TrialEntry]:
         """All trials, by key."""
         names = self.storage.list(f"{self.prefix}/trials")
@@ -79,26 +88,32 @@ class TrialLog:
 
     def look(self, key: str, step: int, score: float) -> None:
         """Note the score of a look, so that it is not drawn again."""
-        entry = self._entry(key)
+        entry = self.known(key)
         rungs = {**dict(entry.rungs), step: score}
         self._put(replace(entry, rungs=tuple(sorted(rungs.items()))))
 
     def train(self, key: str, run: str, seconds: float) -> float:
-        """Note how long ``run`` had been trained when the trial first came to it; what was noted first stays."""
-        entry = self._entry(key)
+        """Note how long ``run`` had been trained when the trial came to it: until it leaves, the first note stays."""
+        entry = self.known(key)
         if run not in entry.trained:
             self._put(replace(entry, trained={**entry.trained, run: seconds}))
             return seconds
         return entry.trained[run]
 
+    def leave(self, key: str, run: str, hours: float) -> None:
+        """Note that the trial is no longer at ``run``, and the hours of training that it had of it."""
+        entry = self.known(key)
+        trained = {other: seconds for other, seconds in entry.trained.items() if other != run}
+        self._put(replace(entry, trained=trained, trained_hours=entry.trained_hours + hours))
+
     def spend(self, key: str, hours: float) -> None:
         """Note what scores or looks cost, beside all that did before."""
-        entry = self._entry(key)
+        entry = self.known(key)
         self._put(replace(entry, scored_hours=entry.scored_hours + hours))
 
-    def end(self, key: str, state: State, point: Mapping[str, Any]) -> None:
-        """Note how the trial ended."""
-        self._put(replace(self._entry(key), state=state, point=dict(point)))
+    def end(self, key: str, state: State, point: Mapping[str, Any], *, in_vain: bool = False) -> None:
+        """Note how the trial ended; ``in_vain``: it would fail again."""
+        self._put(replace(self.known(key), state=state, point=dict(point), in_vain=in_vain))
 
     # The mark by which a running trial learns that it is pruned.
 
@@ -117,11 +132,6 @@ class TrialLog:
     def clear_stop(self, key: str) -> None:
         """Remove the mark of the trial ``key``, which ends or begins again."""
         self.storage.remove(self.stop_key(key))
-
-    def _entry(self, key: str) -> TrialEntry:
-        found = self.get(key)
-        assert found is not None, f"trial {key} was never begun"
-        return found
 
     def _put(self, entry: TrialEntry) -> TrialEntry:
         self.storage.put(self._path(entry.key), json.dumps(asdict(entry), indent=1).encode())

@@ -112,8 +112,13 @@ class Looks:
         return CommitLog(self.storage, self.node.context["run"], owner="reader", clock=time.time)
 
     def _reached(self) -> int:
-        """The step of the newest checkpoint, which is not trained again."""
-        return max((int(entry.info["step"]) for entry in self._run.entries() if "step" in entry.info), default=-1)
+        """The step of the checkpoint that training goes on from; -1 where it begins anew."""
+        from pipeline.snapshots import Snapshots  # on demand: it imports torch
+        from stages.specs import TrainingSpec
+
+        training = TrainingSpec.model_validate(self.node.config["training"])
+        found = Snapshots.of(self._run, training).latest_checkpoint(lambda step: step <= training.steps)
+        return -1 if found is None else int(found[0].info["step"])
 
     def _score(self, step: int, weights: Path) -> float | None:
         """Chained FID of ``weights``; None where it cannot be had, and the trial goes on without this look."""

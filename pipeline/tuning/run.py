@@ -8,6 +8,7 @@ loses nothing: the trials in flight go on from their commits.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from pipeline.tuning.log import TrialLog
 from pipeline.tuning.looks import METRIC, STEP
 from pipeline.tuning.round import TrainingRound
 
+log = logging.getLogger(__name__)
+
 LOST = 3  # times that the process of a trial may be lost with its node, before the trial counts as failed
 TRIALS = 10**6  # what Tune is told; the desk says when there are no more
 LONGEST = 10**12  # steps: no training ends by Tune's counting
@@ -39,12 +42,16 @@ def train_round(trials: TrainingRound, ledger: Ledger, progress: Any, storage: L
     ``seconds``, the parts that ``pipeline.tuning.costs.time_use`` adds up, and ``cost_hours`` (of a GPU, or CPU, in
     training that was not there already, and in scores). ``start_seconds``: what its process and its trainings took
     until their first steps; None where it trained nothing. ``progress(done, trials)`` is called as trials end.
+    RuntimeError where Ray Tune ended before the round.
     """
     desk = Desk(trials, trials.log(storage), ledger)
     if desk.has_more():
         if todo := trials.shared(storage):
             execute(todo, storage, Silence(), use_ray=True)
+        if (told := without_room(trials, _gpus())) is not None:
+            log.warning("%s", told)
         _run(trials, desk, progress)
+        desk.check_over()
     points = [dict(entry.point) for entry in desk.entries() if entry.point is not None]
     return sorted(points, key=lambda point: json.dumps(point["settings"], sort_keys=True)), desk.not_begun
 
@@ -53,6 +60,8 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
     """Run trials under Ray Tune until the desk has no more."""
     # Tune's own tables and plots of every trial: nobody reads them, and their library costs each search seconds.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # It would take the cancellation of the search, a SIGINT to this process, for the end of the round and return.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Looks report one metric, the end of a trial another.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     from ray import tune
@@ -63,14 +72,13 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
         place=(trials.search.model_dump(mode="json"), trials.stage, list(trials.paths), dict(trials.fixed)),
         root=str(desk.log.storage.root),
     )
-    resources = trials.experiment.resources
     tuner = tune.Tuner(
         tune.with_resources(actor, training_resources(trials.experiment)),
         tune_config=tune.TuneConfig(
             num_samples=TRIALS,
             search_alg=_searcher(desk, progress),
             scheduler=None if trials.pruning is None else _halving(trials, desk),
-            max_concurrent_trials=trials.search.trials_at_once(trials.paths, resources.sampling_workers),
+            max_concurrent_trials=_at_once(trials),
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{trials.stage}-{trial.config['trial']}",
             # A trial that failed is one more of Tune's when it is tried again.
@@ -84,6 +92,33 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
         ),
     )
     tuner.fit()
+
+
+def _at_once(trials: TrainingRound) -> int:
+    return trials.search.trials_at_once(trials.paths, trials.experiment.resources.sampling_workers)
+
+
+def _gpus() -> float:
+    """GPUs of the cluster."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def without_room(trials: TrainingRound, gpus: float) -> str | None:
+    """Why looks of pruning will wait for trainings to end on so many ``gpus``, and what to do; None where they run.
+
+    Trials train on while their looks wait, so that pruning saves nothing.
+    """
+    resources = trials.experiment.resources
+    at_once, look = _at_once(trials), resources.gpus_per_sampling_worker
+    held = at_once * resources.most_workers * resources.gpus_per_worker
+    if trials.pruning is None or in_place(resources) or not look or held + look <= gpus:
+        return None
+    return (
+        f"search.pruning: {at_once} trainings at once hold {held:g} GPUs of {gpus:g}, and a look, which needs "
+        f"{look:g}, waits until one of them ends; lower search.concurrency"
+    )
 
 
 def training_resources(experiment: Experiment) -> dict[str, float]:
@@ -137,7 +172,7 @@ def _halving(trials: TrainingRound, desk: Desk) -> Any:
     """Successive halving that knows the trials of earlier commands, and asks a trial to end instead of killing it."""
     from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-    log: TrialLog = desk.log
+    journal: TrialLog = desk.log
 
     class Halving(AsyncHyperBandScheduler):
         """Tune's, but what it would stop is told so: Tune kills, and a killed trial leaves its workers to be found."""
@@ -145,7 +180,7 @@ def _halving(trials: TrainingRound, desk: Desk) -> Any:
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             action = super().on_trial_result(tune_controller, _named(trial.config["trial"]), result)
             if action == TrialScheduler.STOP:
-                log.stop(trial.config["trial"])
+                journal.stop(trial.config["trial"])
             return str(TrialScheduler.CONTINUE)
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.dag import Node, stored
+from pipeline.addresses import without_secret
+from pipeline.dag import Node, NodeFailed, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment_spec import Experiment
@@ -22,7 +23,7 @@ from pipeline.search.trials import failed_point, run_trial
 from pipeline.sentences import first_message
 from pipeline.storage import LocalStorage
 from pipeline.tuning.claims import claimed
-from pipeline.tuning.costs import cost_of, in_place, scoring_hours, start_seconds, trained_seconds
+from pipeline.tuning.costs import cost_of, in_place, leave_trainings, scoring_hours, start_seconds, trained_seconds
 from pipeline.tuning.log import State, TrialEntry, TrialLog
 from pipeline.tuning.looks import Looks, Report
 from pipeline.tuning.round import Settings, TrainingRound, judging
@@ -50,18 +51,20 @@ class TrainingTrial:
         """Run it to its end, which is noted in the journal: its point. Errors become a field of the point."""
         began, settings = time.time(), {**self.round.fixed, **self.entry.settings}
         process = _process_seconds(self.entry.asked, began) if self.fresh else 0.0
+        in_vain = False
         try:
             changed = self.round.changed(self.entry.settings)
             point = {**failed_point(settings, ""), "status": "pruned", "error": None}
             if not self._train(changed):
                 point = self._scored(settings)
+                in_vain = point["samples"] > 0  # which were drawn and have no score, if it failed: they stay the same
         except ValidationError as error:
-            point = failed_point(settings, first_message(error))
+            point, in_vain = failed_point(settings, first_message(error)), True
         except Exception as error:
-            point = failed_point(settings, f"{type(error).__name__}: {error}")
+            in_vain = isinstance(error, NodeFailed) and error.error.startswith(FloatingPointError.__name__)
+            point = failed_point(settings, without_secret(f"{type(error).__name__}: {error}"))
         self.log.clear_stop(self.entry.key)
-        entry = self.log.get(self.entry.key)
-        assert entry is not None, "a trial that runs was begun"
+        entry = self.log.known(self.entry.key)
         if "start_seconds" in self.times:
             self.times["start_seconds"] += process
         point |= {
@@ -71,7 +74,7 @@ class TrainingTrial:
             "cost_hours": cost_of(self.storage, entry, self.round.experiment.resources),
         }
         state: State = point["status"]
-        self.log.end(self.entry.key, state, point)
+        self.log.end(self.entry.key, state, point, in_vain=state == "failed" and in_vain)
         return point
 
     def _train(self, changed: Experiment) -> bool:
@@ -109,6 +112,7 @@ class TrainingTrial:
             return False
         finally:
             self._add("training_seconds", trained_seconds(self.storage, run) - attempt)
+            leave_trainings(self.log, self.entry.key, changed.resources)
             self._add("look_seconds", looks.seconds)
             if not in_place(changed.resources):  # else the process of the training looks beside it
                 self.log.spend(self.entry.key, scoring_hours(looks.seconds, changed.resources))

@@ -19,12 +19,10 @@ from typing import Any
 from pipeline.commits import CommitLog
 from pipeline.dag import Node, stored
 from pipeline.experiment import digest_of
-from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.storage import LocalStorage
-from pipeline.trained_nodes import FEATURE_SEED
 from pipeline.watching.points import Curve, CurveLog, Point
-from pipeline.watching.task import POLL_SECONDS, PointJob, in_task
+from pipeline.watching.task import POLL_SECONDS, in_task, job_of, sampling_of
 from pipeline.watching.weights import WatchedWeights, Weights
 
 log = logging.getLogger(__name__)
@@ -40,26 +38,12 @@ def curve_of(nodes: Nodes, storage: LocalStorage, name: str) -> Curve:
     runs = [nodes.train(stage).context["run"] for stage in chain]
     identity = {
         "watch": evaluation.during.model_dump(mode="json", include={"samples", "reference"}),
-        "sampling": _sampling(nodes.experiment, name),
+        "sampling": sampling_of(nodes.experiment, name),
         "evaluation": evaluation.model_dump(mode="json", include={"block", "seed", "precision", "labels"}),
-        "classifiers": [nodes.classifier("features", FEATURE_SEED).digest, nodes.judge.digest],
+        "classifiers": [node.digest for node in nodes.watchers],
         "runs": runs,
     }
     return Curve(storage, f"during/{runs[-1].removeprefix('runs/')}-{digest_of(identity)[:16]}.jsonl")
-
-
-def _sampling(experiment: Experiment, name: str) -> list[dict[str, Any]]:
-    """How the chain up to stage ``name`` is sampled: as in the end, in fewer steps where ``during`` says so.
-
-    With the average that training keeps: one of another length is rebuilt only once training is done.
-    """
-    during = experiment.evaluation.during
-    assert during is not None
-    settings = []
-    for stage in experiment.chain(name):
-        sampling = experiment.stages[stage].sampling.model_dump(mode="json") | {"ema_length": None}
-        settings.append(sampling | {"steps": min(sampling["steps"], during.sampling_steps or sampling["steps"])})
-    return settings
 
 
 def track_curves(nodes: Nodes, storage: LocalStorage) -> None:
@@ -91,7 +75,7 @@ class Watch:
         self.last = {name: experiment.stages[name].training.steps for name in names}
         self.storage, self.say, self.turn = storage, say, turn or nullcontext()
         self.data = nodes.data
-        self.classifiers = [nodes.classifier("features", FEATURE_SEED), nodes.judge]
+        self.classifiers = nodes.watchers
         self.curves = {name: curve_of(nodes, storage, name) for name in names}
         runs = {name: nodes.train(name).context["run"] for name in experiment.names}
         logs = {name: CommitLog(storage, run, owner="reader", clock=time.time) for name, run in runs.items()}
@@ -156,13 +140,27 @@ class Watch:
                 log.warning("the scores of the last steps were given up after %g seconds", self.during.patience)
                 return
             places = places or self._places()
-            if places is not None and (due := self.due(last_only=ending)) is not None:
-                with self.turn:
-                    self._score(*due, places)
-            elif ending:
+            if places is not None and self._take_turn(places):
+                continue
+            if ending:
                 return
-            else:
-                self.over.wait(POLL_SECONDS)
+            self.over.wait(POLL_SECONDS)
+
+    def _take_turn(self, places: tuple[Path, ...]) -> bool:
+        """Score what is due; whether there was something, or everything was called off.
+
+        What is due is seen only now: while others had their turn weights came and went, and training may have ended.
+        """
+        with self.turn:
+            if self._called_off():
+                return True
+            if (due := self.due(last_only=self.over.is_set())) is None:
+                return False
+            self._score(*due, places)
+            return True
+
+    def _called_off(self) -> bool:
+        return self.broken.is_set() or time.monotonic() > self.deadline
 
     def _places(self) -> tuple[Path, ...] | None:
         """Folders of the data and the classifiers; None until they are stored."""
@@ -214,14 +212,14 @@ class Watch:
 
     def _score(self, name: str, weights: Weights, below: dict[str, Weights], places: tuple[Path, ...]) -> None:
         """Have one moment scored, and store and track its point."""
-        job = self._job(name, (*(each.folder for each in below.values()), weights.folder), places)
+        job = job_of(self.experiment, name, (*(each.folder for each in below.values()), weights.folder), places)
         try:
             found = in_task(
                 job,
                 cpus=self.during.cpus,
                 gpus=self.during.gpus,
                 name=f"during/{name}",
-                called_off=lambda: self.broken.is_set() or time.monotonic() > self.deadline,
+                called_off=self._called_off,
             )
         except Exception as error:
             self.left_out.add((name, weights.step))
@@ -237,25 +235,6 @@ class Watch:
         figures += [f"KID {point.kid:.4f}"]
         told = f"{' and '.join(figures)} in the {point.features}'s features, accuracy {point.accuracy:.3f}"
         self.say(f"train/{name}: step {point.step}: {told}")
-
-    def _job(self, name: str, weights: tuple[Path, ...], places: tuple[Path, ...]) -> PointJob:
-        evaluation, during = self.experiment.evaluation, self.during
-        features, judge, data = places
-        return PointJob(
-            weights=weights,
-            sampling=tuple(_sampling(self.experiment, name)),
-            data=data,
-            features=features,
-            judge=judge,
-            labels=evaluation.labels,
-            samples=during.samples,
-            reference=during.reference,
-            block=evaluation.block,
-            seed=evaluation.seed,
-            precision=evaluation.precision,
-            gpu=during.gpus > 0,
-            polite=not during.cpus and not during.gpus,
-        )
 
 
 def _last_line(error: Exception) -> str:

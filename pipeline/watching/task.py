@@ -6,7 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.experiment_spec import Experiment
 
 POLL_SECONDS = 1.0
 NICENESS = 19  # of a task that reserves nothing; Ray's own processes, the training among them, have 15
@@ -29,6 +32,42 @@ class PointJob:
     precision: str
     gpu: bool
     polite: bool
+
+
+def sampling_of(experiment: Experiment, name: str) -> list[dict[str, Any]]:
+    """How the chain up to stage ``name`` is sampled: as in the end, in fewer steps where ``during`` says so.
+
+    With the average that training keeps: one of another length is rebuilt only once training is done.
+    """
+    during = experiment.evaluation.during
+    assert during is not None
+    settings = []
+    for stage in experiment.chain(name):
+        sampling = experiment.stages[stage].sampling.model_dump(mode="json") | {"ema_length": None}
+        settings.append(sampling | {"steps": min(sampling["steps"], during.sampling_steps or sampling["steps"])})
+    return settings
+
+
+def job_of(experiment: Experiment, name: str, weights: tuple[Path, ...], places: tuple[Path, ...]) -> PointJob:
+    """A moment of stage ``name``; ``places`` are the folders of both classifiers, features first, and of the data."""
+    evaluation, during = experiment.evaluation, experiment.evaluation.during
+    assert during is not None
+    features, judge, data = places
+    return PointJob(
+        weights=weights,
+        sampling=tuple(sampling_of(experiment, name)),
+        data=data,
+        features=features,
+        judge=judge,
+        labels=evaluation.labels,
+        samples=during.samples,
+        reference=during.reference,
+        block=evaluation.block,
+        seed=evaluation.seed,
+        precision=evaluation.precision,
+        gpu=during.gpus > 0,
+        polite=not during.cpus and not during.gpus,
+    )
 
 
 def score_in_task(job: PointJob) -> dict[str, Any] | None:

@@ -142,6 +142,25 @@ def test_where_failures_are_tolerated_the_traceback_is_a_file_that_the_sentence_
     assert not other.exists()
 
 
+def test_what_is_kept_of_a_failure_lets_nobody_in(tmp_path: Path) -> None:
+    address = "http://me:secret@host:5000"
+    error = NodeFailed("train/base", f"MlflowException: request to {address}/api failed", f"Traceback\n uri={address}")
+    file = tmp_path / "base.txt"
+    told = failure_sentence(error, file)
+    assert told == f"train/base failed: MlflowException: request to http://host:5000/api failed (traceback: {file})"
+    assert file.read_text() == "Traceback\n uri=http://host:5000"
+    assert failure_sentence(UserError(f"{address} is no store"), file) == "http://host:5000 is no store"
+    assert not file.exists(), "this failure has none"
+
+
+def test_of_many_lines_of_an_error_without_a_traceback_the_first_is_told_with_its_kind(tmp_path: Path) -> None:
+    file = tmp_path / "base.txt"
+    told = failure_sentence(MemoryError("Task was killed\nMemory on the node\nhttp://me:pw@host"), file)
+    assert told == f"MemoryError: Task was killed (traceback: {file})"
+    assert file.read_text() == "Task was killed\nMemory on the node\nhttp://host"
+    assert failure_sentence(MemoryError("Task was killed"), file) == "MemoryError: Task was killed"
+
+
 def test_a_result_says_of_which_revision_of_the_code_it_is(storage: LocalStorage) -> None:
     for value, given, expected in ((1, "abc", "abc"), (2, None, git_revision())):
         compute(node("a", value), storage.root, revision=given)

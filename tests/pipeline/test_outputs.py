@@ -55,11 +55,40 @@ def test_a_file_is_written_whole_with_the_folders_above_it(tmp_path: Path) -> No
     assert [one.name for one in path.parent.iterdir()] == ["page.html"]
 
 
+def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
+    page, link, lost = tmp_path / "pages" / "page.html", tmp_path / "latest.html", tmp_path / "lost.html"
+    link.symlink_to(page)  # to what is still to be made
+    lost.symlink_to("/dev/null")
+    for text in ("one", "two"):
+        for path in (link, lost):
+            check_file(path)
+            assert write_whole(path, text) == path
+    assert link.readlink() == page
+    assert page.read_text() == "two"
+    assert lost.readlink() == Path("/dev/null")
+    assert lost.is_char_device()
+    assert {one.name for one in tmp_path.rglob("*")} == {"pages", "page.html", "latest.html", "lost.html"}
+
+
+def test_what_reads_a_pipe_is_given_the_text(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_file(pipe)
+        write_whole(pipe, "page")
+        assert os.read(reader, 10) == b"page"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_only_a_place_that_somebody_named_is_somebodys_mistake(small_disk: Path) -> None:
     path = small_disk / "page.html"
     write_whole(path, "short")
     with pytest.raises(UserError, match=f"{path} cannot be written: No space left on device"), users_choice(path):
         write_whole(path, "x" * (2 << 20))
     assert path.read_text() == "short"
+    assert [one.name for one in small_disk.iterdir()] == ["page.html"], "nothing half written takes room"
     with pytest.raises(OSError, match="No space left"), users_choice(None):
         write_whole(path, "x" * (2 << 20))

@@ -13,6 +13,8 @@ from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.objects import open_objects
+from pipeline.storage import open_storage
+from pipeline.watching.run import Watch
 
 NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
 STEPS = {"kind": "linear_beta", "steps": 20, "beta_start": 0.005, "beta_end": 0.6}
@@ -71,3 +73,13 @@ def test_a_data_set_without_held_out_images_is_for_training_alone(folder: Path) 
     assert nodes.train("base").digest
     with pytest.raises(UserError, match="shards has no held-out images, as samples of a cascade never have"):
         nodes.evaluation()
+    with pytest.raises(UserError, match=r"remove evaluation\.during to train"):
+        _ = nodes_of(folder, {"samples": 10, "during": {"every": 2}}).watchers
+
+
+def test_scores_while_stages_train_ask_for_no_more_held_out_images_than_there_are(folder: Path) -> None:
+    nodes = nodes_of(folder, {"samples": 400, "during": {"every": 2}})
+    with pytest.raises(UserError, match="scores are asked of 400 held-out images"):
+        nodes.evaluation()
+    watch = Watch(nodes, ["base"], open_storage(folder / "store"), print)
+    assert [node.name for node in watch.targets] == ["classifier/features", "classifier/judge"]

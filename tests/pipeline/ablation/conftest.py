@@ -125,6 +125,7 @@ def _replicate(name: str, cell: Cell, seed: int) -> Replicate:
         training_seconds=210.0 + 9 * seed,
         start_seconds=11.2 + mine.uniform(0, 4),
         seconds=305.0 + 7 * seed,
+        device_seconds=4 * (305.0 + 7 * seed),
     )
 
 

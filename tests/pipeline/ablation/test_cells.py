@@ -50,8 +50,12 @@ ablation:
 """
 
 SEARCHED = "search: {samples: 20, space: {stages.sr.sampling.steps: {values: [2, 3, 4]}}}"
-BASE = "{size: 16, net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}"
-BASE += ", training: {steps: 4, batch_size: 8}}"
+
+
+def stage(size: int, low: int | None = None) -> str:
+    below = "" if low is None else f"low_res_size: {low}, "
+    net = "net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}"
+    return f"{{size: {size}, {below}{net}, training: {{steps: 4, batch_size: 8}}}}"
 
 
 def load(folder: Path, ablation: str = ABLATION, *settings: str) -> Experiment:
@@ -136,10 +140,10 @@ def test_the_command_of_a_replicate_gives_the_same_graph(tmp_path: Path) -> None
     [
         ("stages.sr.training.steps: 6", "classless trains sr on 48 images, the baseline on 32"),
         (
-            f"stages.more: {BASE.replace('size: 16', 'size: 32, low_res_size: 16')}",
-            "classless trains more on 32 images, the baseline has no such stage",
+            f"stages: {{base: {stage(4)}, mid: {stage(8, 4)}, sr: {stage(16, 8)}}}",
+            "classless trains mid on 32 images, the baseline has no such stage",
         ),
-        (f"stages: {{base: {BASE}}}", "classless has no stage sr, which the baseline trains on 32 images"),
+        (f"stages: {{sr: {stage(16)}}}", "classless has no stage base, which the baseline trains on 32 images"),
         (SEARCHED, "classless searches 3 settings, the baseline none"),
         (
             "search: {trials: 7, samples: 20, space: {stages.sr.sampling.guidance: {uniform: [1.0, 2.0]}}}",
@@ -150,7 +154,7 @@ def test_the_command_of_a_replicate_gives_the_same_graph(tmp_path: Path) -> None
 def test_another_effort_than_the_baselines_is_told(cell: str, told: str, tmp_path: Path) -> None:
     other = f"ablation: {{baseline: none, cells: {{none: {{}}, classless: {{{cell}}}}}}}"
 
-    assert list(budget_notes(load(tmp_path, other, "data.size=32"))) == [f"{told}: budgets differ."]
+    assert list(budget_notes(load(tmp_path, other))) == [f"{told}: budgets differ."]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,18 @@ def test_another_effort_than_the_baselines_is_told(cell: str, told: str, tmp_pat
         (("stages.sr.label_drop: 1.0", "stages.sr.label_drop: 2"), "ablation cell classless: stages.sr.label_drop"),
         (("stages.sr.label_drop: 1.0", "stages.sr.sampling.level: 0.2"), "outside the trained augmentation levels"),
         (("stages.sr.label_drop: 1.0", ""), "ablation cell classless has the same settings as none"),
+        (
+            ("stages.sr.label_drop: 1.0", "stages.sr.sampling.augmentation: truncated"),  # at s = 0 the kinds are one
+            "ablation cell classless has the same settings as none",
+        ),
+        (
+            ("stages.sr.label_drop: 1.0", f"stages: {{base: {stage(8)}}}"),
+            "ablation cell classless ends with stage base at 8 px, and what is compared are scores of sr at 16 px",
+        ),
+        (
+            ("stages.sr.label_drop: 1.0", f"stages: {{base: {stage(4)}, sr: {stage(8, 4)}}}"),
+            "ablation cell classless ends with stage sr at 8 px",
+        ),
         (
             ("stages.sr.label_drop: 1.0", "search: {samples: 20, space: {stages.sr99.sampling.steps: {values: [2]}}}"),
             "ablation cell classless: search.space stages.sr99.sampling.steps: a search takes paths that begin with",
@@ -206,6 +222,13 @@ def test_a_mistake_is_refused_when_the_experiment_is_read(
         load(tmp_path, ABLATION.replace(*change))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_changes_no_image_by_itself_may_do_so_in_a_search(tmp_path: Path) -> None:
+    kinds = ABLATION.replace("none: {}", f"none: {{{SEARCHED}}}").replace(
+        "stages.sr.label_drop: 1.0", f"stages.sr.sampling.augmentation: truncated, {SEARCHED}"
+    )
+    assert load(tmp_path, kinds).ablation is not None
 
 
 def test_an_experiment_without_the_section_is_refused(tmp_path: Path) -> None:

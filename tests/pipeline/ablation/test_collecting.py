@@ -15,6 +15,7 @@ from pipeline.ablation.collecting import collect_ablation
 from pipeline.ablation.parts import AblationReport
 from pipeline.ablation.run import Ablation
 from pipeline.ablation.sweeps import sweep_of
+from pipeline.ablation.tables import stage_table
 from pipeline.commits import CommitLog
 from pipeline.dag import Node, Progress, Result, Task, ancestry, source_of, stored
 from pipeline.execution import function_of
@@ -22,6 +23,7 @@ from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.levels import facts_of_level
 from pipeline.outcome import Outcome
+from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceMark
 from pipeline.storage import LocalStorage
 from pipeline.watching.points import Point
 from pipeline.watching.run import curve_of
@@ -67,6 +69,17 @@ def load(folder: Path, *settings: str) -> Experiment:
     return load_experiment(file, [f"store={folder / 'store'}", *settings])
 
 
+def passport(samples: int) -> dict[str, Any]:
+    """That of any scores of so many images."""
+    reference = ReferenceMark(name="drawn", split="train", images=60, near=60, digest="cd" * 32, lossy=False)
+    extractor = ExtractorMark(name="classifier", layer="all levels", sha256="ef" * 32)
+    return Passport(
+        samples=samples, indices=(0, samples), source=SourceMark(kind="chained"), reference=reference,
+        extractor=extractor, size=16, resize="none", labels="uniform", seed=0, precision="f32", block=64, device="cpu",
+        revision=THEN,
+    ).model_dump(mode="json")  # fmt: skip
+
+
 def put(node: Node, storage: LocalStorage, fid: float, revision: str) -> None:
     """A result of ``node``, unless there is one."""
     if stored(node, storage) is not None:
@@ -85,7 +98,8 @@ def put(node: Node, storage: LocalStorage, fid: float, revision: str) -> None:
         np.save(folder / "preview.npy", np.full((4, size, size, 3), len(node.digest) + size, np.uint8))
         np.save(folder / "preview_labels.npy", np.arange(4))
     elif kind == "scores":
-        summary = {"samples": 24, "fid": fid, "accuracy": 0.9, "also": {}}
+        count = node.inputs["judged"].config["count"]
+        summary = {"samples": count, "fid": fid, "accuracy": 0.9, "also": {}, "passport": passport(count)}
     elif kind == "classifier":
         summary = {"accuracy": {"16": 0.9}, "held_out": 40}
     seconds = 1.0 if node.name == SCORED else 0.0
@@ -132,7 +146,8 @@ def test_seconds_are_those_of_all_workers_and_what_is_shared_counts_once(report:
 
     # Two workers of one core: base 20 and sr 200 under each seed. The stage above is none's and short's together.
     assert own == {"wide": (200.0 + 1, 3 * 20.0), "none": (3.0, 3 * 220.0), "short": (2.0, 3 * 220.0)}
-    assert [one.seconds for one in report.cell("none").replicates] == [221.0] * 3
+    assert [one.device_seconds for one in report.cell("none").replicates] == [221.0] * 3
+    assert [one.seconds for one in report.cell("none").replicates] == [10.0 + 100.0 + 1] * 3  # by the clock
     assert [one.training_seconds for one in report.cell("wide").finished] == [100.0]  # by the clock
     sharing = report.sharing
     assert sharing.device == "CPU core"
@@ -153,6 +168,21 @@ def test_a_cell_names_the_first_other_one_with_its_trainings(report: AblationRep
     }  # fmt: skip
 
 
+def test_a_cell_whose_search_trains_has_trainings_of_its_own(tmp_path: Path) -> None:
+    searched = "{search: {samples: 20, space: {stages.sr.label_drop: {values: [0.1, 0.2]}}}}"
+    other = searched.replace("0.2", "0.3")
+    cells = f"ablation.cells={{none: {{}}, wide: {searched}, b: {other}}}"
+    found = collected(tmp_path, ["none, seed 0"], cells)
+    assert {cell.name: cell.shares_training_with for cell in found.cells} == dict.fromkeys(("none", "wide", "b"))
+
+
+def test_why_no_cell_has_a_gap_is_told(tmp_path: Path) -> None:
+    cells = "ablation.cells={none: {}, wide: {stages.sr.label_drop: 1.0}}"
+    found = collected(tmp_path, ["none, seed 0"], cells, "evaluation.held_out=40")
+    assert "No gap is told: chained and oracle scores differ in samples." in found.notes
+    assert "gap" not in found.metrics
+
+
 def test_only_images_that_all_cells_were_given_are_shown_as_such(report: AblationReport, tmp_path: Path) -> None:
     assert report.grid_seed == 0, "the seed that most cells finished"
     assert all(cell.grid_png and cell.oracle_png for cell in report.cells)
@@ -165,6 +195,19 @@ def test_only_images_that_all_cells_were_given_are_shown_as_such(report: Ablatio
     assert list(same.pictures) == ["base, which all cells were given", "real images, held out"]
 
 
+def test_a_cell_without_a_lower_stage_is_shown_with_those_that_it_has(tmp_path: Path) -> None:
+    net = "net: {kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, head_width: 8}"
+    alone = f"{{stages: {{sr: {{size: 16, {net}, training: {{steps: 4, batch_size: 8}}, sampling: {{steps: 3}}}}}}}}"
+    whole = ["none, seed 0", "wide, seed 0"]
+    found = collected(tmp_path, whole, f"ablation.cells={{none: {{}}, wide: {alone}}}")
+
+    assert [one.stage for one in found.cell("wide").replicates[0].stages] == ["sr"]
+    assert [one.stage for one in found.cell("none").replicates[0].stages] == ["base", "sr"]
+    assert (found.cell("wide").replicates[0].level, found.cell("wide").oracle_png) == (0.0, None)
+    assert list(found.pictures) == ["real images, held out"], "not every cell was given images of base"
+    assert stage_table(found).rows[1] == ("wide", [("–", "–", "–"), ("–", "11.0", "–")])
+
+
 def test_a_replicate_has_its_level_losses_and_scores_during_training(report: AblationReport, tmp_path: Path) -> None:
     first, second = report.cell("none").replicates[:2]
 
@@ -174,6 +217,7 @@ def test_a_replicate_has_its_level_losses_and_scores_during_training(report: Abl
     assert first.loss == [(2, 0.5), (4, 0.1)]
     assert (first.during, second.during) == ([(2, 12.5)], [])
     assert report.metrics == ["chained_fid", "oracle_fid", "gap", "accuracy"]
+    assert not any("gap" in note for note in report.notes)
 
 
 def test_the_revision_is_that_of_the_results(report: AblationReport, tmp_path: Path) -> None:

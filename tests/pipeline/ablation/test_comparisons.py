@@ -126,8 +126,33 @@ def test_cells_are_ranked_over_the_seeds_that_all_of_them_have() -> None:
     values = fids(a=[1.0, 2.0, 3.0], b=[1.0, 2.0, 3.0], few=[1.0, 2.0], none=[])
     del values["a"][0], values["b"][1]
     values["a"][3] = values["b"][3] = {"chained_fid": 4.0}
-    assert ranking(values) == (["a", "b"], [2, 3], {"few": 2})
+    assert ranking(values) == (["a", "b"], [2, 3], {"few": 0})
     assert ranking({"a": {}}) == ([], [], {})
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        # A cell that is ahead of the others, or got through a seed that took them, has that seed for nothing.
+        ({"a": "01", "b": "01", "c": "01", "d": "012"}, ("abcd", [0, 1], {})),
+        ({"a": "01", "b": "01", "c": "012", "d": "012"}, ("abcd", [0, 1], {})),
+        # One that lacks a seed which the others have is passed over.
+        ({"a": "012", "b": "012", "c": "012", "d": "02"}, ("abc", [0, 1, 2], {"d": 2})),
+        # Equal in replicates: more cells, then the earliest seeds.
+        ({"a": "012", "b": "012", "c": "01"}, ("abc", [0, 1], {})),
+        ({"a": "01", "b": "12", "c": "02", "d": ""}, ("ac", [0], {"b": 0})),
+        # Two cells, and half of all, must have them.
+        ({"a": "012", "b": "", "c": ""}, ("", [], {})),
+        ({"a": "0123456789", "b": "0", "c": "0", "d": ""}, ("abc", [0], {})),
+        ({"a": "0", "b": "0", "c": "", "d": "", "e": ""}, ("", [], {})),
+        ({"a": "0", "b": "1"}, ("", [], {})),
+    ],
+)
+def test_seeds_and_cells_are_ranked_of_which_there_are_most_replicates(
+    seeds: dict[str, str], expected: tuple[str, list[int], dict[str, int]]
+) -> None:
+    values: Table = {cell: {int(seed): {"chained_fid": 1.0} for seed in mine} for cell, mine in seeds.items()}
+    assert ranking(values) == (list(expected[0]), *expected[1:])
 
 
 # --- claims of equality

@@ -31,9 +31,9 @@ CPUS = "resources={workers: {min: 1, max: 4}, cpus_per_worker: 2, sampling_worke
 ALONE = "resources={workers: 1, cpus_per_worker: 2, sampling_workers: 1}"
 
 
-def nodes(folder: Path, resources: str) -> Nodes:
+def nodes(folder: Path, *settings: str) -> Nodes:
     (folder / "costs.yaml").write_text(TEXT)
-    return Nodes(load_experiment(folder / "costs.yaml", [f"store={folder}", resources]))
+    return Nodes(load_experiment(folder / "costs.yaml", [f"store={folder}", *settings]))
 
 
 def seconds(node: Node, device: Device, folder: Path, **summary: Any) -> float:
@@ -84,15 +84,19 @@ def test_a_search_took_its_rounds(tmp_path: Path) -> None:
     search = nodes(tmp_path, GPUS).search()
 
     assert seconds(search, "GPU", tmp_path, rounds=[drawn, trained]) == 8.0 * 3 * 0.5 + 900.0
+    more = nodes(tmp_path, GPUS, "search.concurrency=8").search()  # as many actors, however many workers draw samples
+    assert seconds(more, "GPU", tmp_path, rounds=[drawn]) == 8.0 * 8 * 0.5
 
 
 def test_what_several_cells_use_is_reused_and_counts_once() -> None:
     used = {("a", 0): frozenset("xyt"), ("a", 1): frozenset("z"), ("b", 0): frozenset("xt"), ("b", 1): frozenset()}
-    costs = Costs({"x": 1.0, "y": 10.0, "z": 100.0, "t": 1000.0}, used, frozenset("t"), "GPU")
+    clock = {"x": 0.1, "y": 0.2, "z": 0.3, "t": 0.4}
+    costs = Costs({"x": 1.0, "y": 10.0, "z": 100.0, "t": 1000.0}, clock, used, frozenset("t"), "GPU")
 
     assert costs.of_cell("a") == (110.0, 1001.0)
     assert costs.of_cell("b") == (0.0, 1001.0)
     assert costs.of_replicate("a", 0) == 1011.0
+    assert costs.clock_of_replicate("a", 0) == pytest.approx(0.7)
     sharing = costs.sharing(wall_seconds=7.0)
     assert (sharing.spent_seconds, sharing.separate_seconds, sharing.saved_seconds) == (1111.0, 2112.0, 1001.0)
     assert (sharing.trainings_run, sharing.trainings_asked) == (1, 2)

@@ -95,15 +95,29 @@ def test_the_lowest_mean_fid_is_chosen_and_the_next_best_is_told_with_its_interv
     assert found.cell == "small"
     assert plain(found.why) == (
         "small has the lowest mean chained FID of 3 cells, 14.2 over 3 seeds. The next best, none, is 4 above it, and "
-        "the 95 % paired interval of that difference, [3.75, 4.25], leaves 0 out."
+        "the 95 % paired interval of that difference (not corrected for picking these two by their means), "
+        "[3.75, 4.25], leaves 0 out."
     )
     assert "has 0 in it: these seeds do not tell the two apart." in chosen(fids(a=NONE, b=LARGE)).why
 
 
 def test_a_cell_that_lacks_seeds_is_passed_over() -> None:
-    found = chosen(fids(none=NONE, small=SMALL, lucky=[1.0, 2.0]))
+    found = chosen(fids(none=NONE, small=SMALL, large=LARGE, lucky=[1.0, 2.0]))
     assert found.cell == "small"
-    assert found.why.endswith("Passed over, here and on the front, for the seeds that they lack: lucky (2 of 3 seeds).")
+    assert found.why.endswith("Passed over, here and on the front, for seeds that they lack: lucky (has 2 of 3).")
+
+
+def test_a_cell_that_alone_got_through_a_seed_is_not_chosen_for_it() -> None:
+    """As where the disk fills in the last seed: the worst cell came to its score, no other did."""
+    cells = {"none": [18.0, 19.5], "small": [14.1, 15.4], "large": [18.3, 19.2], "worst": [40.0, 41.0, 42.0]}
+    values = fids(**cells)
+    found = chosen(values)
+    assert found.cell == "small"
+    assert "small has the lowest mean chained FID of 4 cells, 14.8 over 2 seeds that all of them have." in found.why
+    assert "Passed over" not in found.why
+    for one in values.values():
+        one[0]["accuracy"] = one[1]["accuracy"] = 0.5
+    assert front_of(values) == ["small"]
 
 
 def test_cells_that_lack_different_seeds_are_ranked_by_those_that_all_have() -> None:
@@ -118,11 +132,15 @@ def test_cells_that_lack_different_seeds_are_ranked_by_those_that_all_have() -> 
     assert front_of(values) == ["b"]
 
 
-def test_without_a_seed_that_all_ranked_cells_have_nothing_is_chosen() -> None:
+def test_without_seeds_that_enough_cells_have_nothing_is_chosen() -> None:
     values = fids(a=[10.0], b=[0.0, 11.0])
     del values["b"][0]
-    assert chosen(values) == (None, "No seed has a chained FID in all of a and b: nothing can be ranked.")
+    told = "Nothing is chosen: no seed has a chained FID in two cells and in half of all 2."
+    assert chosen(values) == (None, told)
     assert front_of(values) == []
+    few = table(a=[(1.0, 0.5)], b=[(2.0, 0.6)], c=[], d=[], e=[])
+    assert chosen(few) == (None, told.replace("all 2", "all 5"))
+    assert front_of(few) == []
 
 
 def test_the_next_best_at_the_same_distance_under_every_seed_is_told_without_an_interval() -> None:
@@ -156,14 +174,14 @@ def test_of_equal_fids_the_more_accurate_is_chosen_then_the_first() -> None:
     assert chosen(table(a=[(10.0, 0.5)], b=[(10.0, 0.5)])).cell == "a"
 
 
-def test_a_single_cell_or_seed_is_chosen_without_an_interval() -> None:
-    found = chosen(fids(only=[3.0]))
-    assert found == ("only", "only has the lowest mean chained FID of 1 cell, 3.00 over 1 seed.")
+def test_of_a_single_seed_a_cell_is_chosen_without_an_interval_and_a_single_cell_is_not() -> None:
+    single = "Nothing is chosen: one cell of 2 has a chained FID, and a choice takes two."
+    assert chosen(fids(only=[3.0], failed=[])) == (None, single)
     assert (
         "The next best is b; with 1 seed in common nothing tells the two apart." in chosen(fids(a=[1.0], b=[2.0])).why
     )
 
 
-@pytest.mark.parametrize("values", [{}, {"a": {}}, {"a": {0: {"accuracy": 0.5}}}])
+@pytest.mark.parametrize("values", [{"a": {}, "b": {}}, {"a": {0: {"accuracy": 0.5}}, "b": {}}])
 def test_without_any_chained_fid_nothing_is_chosen(values: Table) -> None:
-    assert chosen(values) == (None, "No cell has a chained FID.")
+    assert chosen(values) == (None, "Nothing is chosen: no cell of 2 has a chained FID, and a choice takes two.")

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.ablation.cells import replicates_of
 from pipeline.ablation.planning import reckon_ablation
+from pipeline.dag import ancestry
 from pipeline.experiment import load_experiment
+from pipeline.nodes import Nodes
 from pipeline.planning import Machine, reckon
 
 ABLATIONS = Path(__file__).parents[3] / "jobs" / "experiments" / "ablations"
@@ -29,8 +32,22 @@ def test_replicates_that_differ_in_sampling_alone_share_their_trainings() -> Non
     assert found["trainings_asked"] == 70
     assert found["training_gpu_hours"] == pytest.approx(5 * sum(stage["gpu_hours"] for stage in one.values()))
     drawn = {name: stage["sampling_gpu_hours"] for name, stage in one.items()}
-    # Each of the six levels and kinds draws sr32 anew; truncated ones need a trajectory of base8 that is cut short.
-    assert 5 * (drawn["base8"] + 6 * drawn["sr32"] / 2) < found["sampling_gpu_hours"] <= 5 * 7 * sum(drawn.values())
+    # Of base8 one set, and one more for each level at which it is cut short; of sr32 seven, and the oracle's at four
+    # levels, which has no kind: half of the images that one evaluation draws of sr32 are the oracle's.
+    assert experiment.evaluation.held_out_images == experiment.evaluation.samples
+    graphs = [Nodes(one.experiment).evaluation() for one in replicates_of(experiment)]
+    sets = {node.digest for graph in graphs for node in ancestry(graph) if node.name.startswith(("chained", "oracle"))}
+    assert found["draws"] == len(sets) == 5 * (4 + 7 + 4)
+    assert found["sampling_gpu_hours"] == pytest.approx(5 * (4 * drawn["base8"] + (7 + 4) * drawn["sr32"] / 2))
+
+
+def test_trainings_that_a_search_does_itself_are_in_none_of_the_sums() -> None:
+    search = "{samples: 200, space: {stages.sr32.label_drop: {values: [0.1, 0.2]}}}"
+    cell = f"ablation.cells.searched={{search: {search}}}"
+    found = reckoned("blur", "ablation.seeds=[0, 1, 2]", cell)
+    assert (found["cells"], found["seeds"], found["searches"]) == (6, 3, 3)
+    assert found["trainings"] == 3 * (1 + 5), "base8, and sr32 of the five cells that train it as declared"
+    assert found["trainings_asked"] == 3 * (5 * 2 + 1)
 
 
 def test_a_seed_more_costs_as_much_as_each_of_the_others() -> None:

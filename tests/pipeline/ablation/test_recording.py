@@ -12,15 +12,19 @@ from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.ablation.opened_runs import Key, close_ablation, open_ablation, trainings_of
+from pipeline.ablation.opened_runs import Key, OpenedAblation, close_ablation, open_ablation, trainings_of
 from pipeline.ablation.parts import AblationReport, CellRow, Replicate
 from pipeline.ablation.recording import record_ablation
+from pipeline.ablation.run import Ablation
+from pipeline.ablation.workflow import tracked
 from pipeline.commits import CommitLog
-from pipeline.dag import stored
+from pipeline.dag import Node, stored
 from pipeline.experiment import with_settings
-from pipeline.experiment_spec import Experiment
+from pipeline.experiment_spec import Experiment, TrackingSpec
+from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 from pipeline.tracking.registry import registered
 from pipeline.tracking.runs import Tracker
@@ -58,14 +62,33 @@ def replicates_of(experiment: Experiment) -> dict[Key, Experiment]:
 
 def train(one: Experiment, *stages: str) -> None:
     """Have the results of the trainings of ``stages`` stored, with their curves."""
-    storage = open_storage(one.store)
     for stage in stages:
-        node = trainings_of(one)[stage]
-        if stored(node, storage) is None:
-            log = CommitLog(storage, node.key, owner="me", clock=time.time)
-            name, folder = log.new_folder("files")
-            (folder / "history.json").write_text(json.dumps(HISTORY))
-            log.commit(name, {"source": "", "summary": {"seconds": SECONDS}, "seconds": 1.0})
+        put(trainings_of(one)[stage], one, {"seconds": SECONDS})
+
+
+def score(one: Experiment, replicate: Replicate) -> None:
+    """Have the scores of ``replicate`` stored, and what is measured of the last stage beside them."""
+    nodes = Nodes(one)
+    for scored in replicate.stages:
+        for kind, scores in (("chained", scored.chained), ("oracle", scored.oracle)):
+            if scores is not None:
+                put(nodes.scores(kind, scored.stage), one, scores.model_dump(mode="json") | {"fid_without": []})
+    put(nodes.restoration("sr32"), one, {"psnr": 21.5})
+
+
+def put(node: Node, one: Experiment, summary: Mapping[str, Any]) -> None:
+    storage = open_storage(one.store)
+    if stored(node, storage) is None:
+        log = CommitLog(storage, node.key, owner="me", clock=time.time)
+        name, folder = log.new_folder("files")
+        (folder / "history.json").write_text(json.dumps(HISTORY))
+        log.commit(name, {"source": "", "summary": dict(summary), "seconds": 1.0})
+
+
+def opened_of(experiment: Experiment, replicates: Mapping[Key, Experiment], uri: str) -> OpenedAblation:
+    opened = OpenedAblation(uri, open_storage(experiment.store))
+    open_ablation(opened, experiment, replicates, identity="one")
+    return opened
 
 
 class Store:
@@ -80,10 +103,12 @@ class Store:
     def record(self, report: AblationReport) -> str:
         experiment = declared({cell.name: cell.settings for cell in report.cells}, self.name, self.folder)
         replicates = {key: one for key, one in replicates_of(experiment).items() if key[1] in report.seeds}
-        opened = open_ablation(experiment, replicates, self.uri, identity="one")
-        whole = [(cell.name, one.seed) for cell in report.cells for one in cell.finished]
+        opened = opened_of(experiment, replicates, self.uri)
+        whole = {(cell.name, one.seed): one for cell in report.cells for one in cell.finished}
         for key, one in replicates.items():
             train(one, *(STAGES if key in whole else ("base8", "sr16")))
+            if key in whole:
+                score(one, whole[key])
         made = record_ablation(
             report, self.uri, experiment=experiment, html=self.html, identity="one",
             replicates={key: replicates[key] for key in whole},
@@ -106,6 +131,12 @@ class Store:
             )
             for run in self.runs()
         }  # fmt: skip
+
+    def above(self, name: str) -> set[str]:
+        """Names of the runs that those called ``name`` stand under."""
+        runs = {run.info.run_id: run for run in self.runs()}
+        mine = [run for run in runs.values() if run.info.run_name == name]
+        return {str(runs[run.data.tags["mlflow.parentRunId"]].info.run_name) for run in mine}
 
     def artifact(self, run: str, path: str) -> str:
         return (Path(self.client.get_run(run).info.artifact_uri.removeprefix("file://")) / path).read_text()
@@ -170,10 +201,13 @@ def test_an_ablation_is_one_tree_of_replicates(store: Store, parent: str) -> Non
     }  # fmt: skip
     assert set(by_name["none seed 0"].data.params) == set(one.data.params)
     wanted = {"chained_fid", "chained_fid_error", "oracle_fid", "gap", "accuracy", "recall"}
-    assert set(one.data.metrics) == wanted | {"seconds", "training_seconds", "start_seconds", "level"}
+    times = {"seconds", "device_seconds", "training_seconds", "start_seconds"}
+    assert set(one.data.metrics) == wanted | times | {"level"}
     replicate = store.report.cell("noise-small").replicates[1]
     assert replicate.chained is not None
     assert one.data.metrics["chained_fid"] == replicate.chained.fid
+    assert one.data.metrics["seconds"] == replicate.seconds
+    assert one.data.metrics["device_seconds"] == replicate.device_seconds == 4 * replicate.seconds
 
 
 def test_what_replicates_share_stands_once_under_the_ablation(store: Store, parent: str) -> None:
@@ -197,23 +231,9 @@ def test_what_replicates_share_stands_once_under_the_ablation(store: Store, pare
     whose = Counter(run.data.tags["mlflow.parentRunId"] for run in evaluations if run.info.run_name == "evaluate/sr32")
     assert sorted(whose) == sorted(run for run, trial in trials.items() if trial.info.status == "FINISHED")
     assert len(evaluations) == 8 + 6  # of sr32; of base8 and sr16, which the cells of a seed share
-
-
-def test_what_scores_are_read_as_is_no_other_evaluation(store: Store, parent: str) -> None:
-    """Another version reads another figure out of the same stored scores."""
-
-    def read(one: Replicate) -> Replicate:
-        stages = [
-            stage.model_copy(update={"chained": stage.chained and stage.chained.model_copy(update={"sfid": 1.0})})
-            for stage in one.stages
-        ]
-        return one.model_copy(update={"stages": stages})
-
-    before = {run.info.run_id for run in store.runs()}
-    few = of_cells(store.report, 3, front=["noise-small", "noise-large"])
-    cells = [cell.model_copy(update={"replicates": list(map(read, cell.replicates))}) for cell in few.cells]
-    store.record(few.model_copy(update={"cells": cells}))
-    assert {run.info.run_id for run in store.runs()} == before
+    assert {
+        run.data.metrics.get("restoration_psnr") for run in evaluations if run.info.run_name == "evaluate/sr32"
+    } == {21.5}
 
 
 def test_a_filter_of_the_documentation_finds_the_seeds_of_a_cell(store: Store, parent: str) -> None:
@@ -310,7 +330,9 @@ def test_a_replicate_to_come_stays_open_until_it_is_there(tmp_path: Path, ablati
     [parent] = store.runs("tags.`rayfall.kind` = 'ablation'")
     assert (parent.data.metrics["replicates_failed"], parent.data.metrics["replicates_to_come"]) == (0, 1)
     assert parent.info.status == "RUNNING"
+    assert store.above("evaluate/base8") == {"ablation waiting", "none seed 1"}
     store.record(few)
+    assert store.above("evaluate/base8") == {"ablation waiting"}, "the other came to those of seed 1 as well"
     assert {run.info.status for run in store.runs()} == {"FINISHED"}
     assert store.runs("tags.`rayfall.error` LIKE '%'") == []
 
@@ -320,12 +342,15 @@ def test_what_is_opened_has_live_curves_and_ends_with_the_command(
 ) -> None:
     experiment = declared({cell.name: cell.settings for cell in ablation.cells[:2]}, "opened", tmp_path)
     replicates = {key: one for key, one in replicates_of(experiment).items() if key[1] == 0}
-    opened = open_ablation(experiment, replicates, uri, identity="one")
-    assert open_ablation(experiment, replicates, uri, identity="one") == opened
+    opened = opened_of(experiment, replicates, uri)
+    client = MlflowClient(tracking_uri=uri)
+    assert opened.parent is not None
+    client.set_tag(opened.parent, "mlflow.note.content", "what was found")
+    assert opened_of(experiment, replicates, uri) == opened
+    assert client.get_run(opened.parent).data.tags["mlflow.note.content"] == "what was found"
     first, second = (opened.tracking[cell, 0].runs for cell in ("none", "noise-small"))
     assert first["base8"] == second["base8"]
     assert first["sr32"] != second["sr32"]
-    client = MlflowClient(tracking_uri=uri)
     client.set_terminated(first["base8"])
     train(replicates["none", 0], "sr16")
     close_ablation(opened, "KILLED")
@@ -334,3 +359,41 @@ def test_what_is_opened_has_live_curves_and_ends_with_the_command(
     assert client.get_run(first["base8"]).info.status == "FINISHED"  # it had ended by itself
     assert client.get_run(first["sr16"]).info.status == "FINISHED"  # it was stored, if not yet recorded
     assert [point.step for point in client.get_metric_history(first["sr16"], "loss")] == [10, 20]
+
+
+def test_an_opening_that_is_cut_short_can_be_closed_and_a_run_that_cannot_be_ended_keeps_no_other_open(
+    tmp_path: Path, ablation: AblationReport, uri: str
+) -> None:
+    experiment = declared({cell.name: cell.settings for cell in ablation.cells[:2]}, "short", tmp_path)
+    replicates = {key: one for key, one in replicates_of(experiment).items() if key[1] == 0}
+    opened = OpenedAblation(uri, open_storage(experiment.store))
+    wrong = replicates | {("unknown", 0): replicates["none", 0]}  # a cell that is not declared ends the opening
+    with pytest.raises(KeyError):
+        open_ablation(opened, experiment, wrong, identity="one")
+    assert len(opened.trials) == 2
+    client = MlflowClient(tracking_uri=uri)
+    client.delete_run(opened.trials["none", 0])  # as somebody may do on a page of MLflow
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
+        close_ablation(opened, "KILLED")
+    kept = [opened.parent, opened.trials["noise-small", 0], *opened.trainings]
+    assert {client.get_run(str(run)).info.status for run in kept} == {"KILLED"}
+
+
+def test_what_ended_a_command_is_what_is_raised_whatever_closing_its_runs_raises(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = declared({"none": {}, "drop": {"stages.sr32.label_drop": 0.5}}, "ended", tmp_path)
+    experiment = experiment.model_copy(update={"tracking": TrackingSpec(uri=uri)})
+    client = MlflowClient(tracking_uri=uri)
+    parents = []
+
+    def interrupted() -> None:
+        with tracked(Ablation.of(experiment)) as runs:
+            parents.append(str(runs.opened.parent))
+            client.delete_run(runs.opened.trials["none", 0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "some runs in MLflow stay open: " in caplog.text
+    assert client.get_run(parents[0]).info.status == "KILLED"

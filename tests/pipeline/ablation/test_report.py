@@ -104,7 +104,8 @@ def test_what_is_claimed_of_the_statistics_is_hedged_beside_the_table(page: str)
         "guess", "for all cells at once within one metric, not across the 4 metrics",
         "seeds added after a look at the results make false finds likelier than 5 %",
         "before results are seen, which nothing here can check; each is tested by itself at 5 %, and a relative margin "
-        "is itself measured", "Crosses are cells that lack seeds",
+        "is itself measured", "Pale lines are the other cells, hollow diamonds the baseline at the levels",
+        "Crosses are cells that cannot be ranked for want of seeds",
     ):  # fmt: skip
         assert wanted in text
     assert "beforehand" not in text
@@ -133,7 +134,10 @@ def test_what_is_still_to_come_is_told_as_that(ablation: AblationReport) -> None
         cell.model_copy(update={"replicates": [cell.replicates[0], *waiting], "differences": {}})
         for cell in ablation.cells
     ]
+    first = cells[0].replicates[0].model_copy(update={"sweep": []})
+    cells[0] = cells[0].model_copy(update={"replicates": [first, *waiting]})
     text = _text(render(ablation.model_copy(update={"cells": cells})))
+    assert "Pale lines are the other cells; the ring" in text, "the baseline searched nothing"
     assert "12 of 18 replicates are still to come" in text
     assert "failed" not in text.split("At a glance", 2)[2].split("Claims of equality")[0].replace("neither failed", "")
     assert "1 of 3 2 to come" in text

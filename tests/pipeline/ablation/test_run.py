@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from jobs.ablating import print_ablation_plan
 from jobs.cli import app
 from pipeline.ablation.run import Ablation, watched_by
 from pipeline.ablation.workflow import plan_ablation, report_ablation, run_ablation
-from pipeline.dag import stored
+from pipeline.commits import CommitLog
+from pipeline.dag import Node, source_of, stored
 from pipeline.errors import UserError
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.storage import LocalStorage
 from pipeline.watching.run import curve_of
 from pipeline.workflow import Session
 
@@ -77,6 +80,13 @@ def load(folder: Path, *settings: str) -> Experiment:
     file = folder / "tiny.yaml"
     file.write_text(TEXT)
     return load_experiment(file, [f"store={folder / 'store'}", *settings])
+
+
+def commit(node: Node, storage: LocalStorage) -> None:
+    """Some result of ``node``."""
+    log = CommitLog(storage, node.key, owner="test", clock=time.time)
+    name, _ = log.new_folder("files")
+    log.commit(name, {"summary": {}, "seconds": 0.0, "source": source_of(node.function)})
 
 
 def ablate(experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
@@ -162,6 +172,8 @@ def test_the_same_command_computes_nothing_but_what_failed(
     assert computed == []  # what failed fails again, so nothing of it is finished
     assert list(figures["failed"]) == list(first[0]["failed"])
     assert figures["cells"] == first[0]["cells"]
+    assert first[0]["sharing"]["wall_seconds"] > 0
+    assert figures["sharing"]["wall_seconds"] is None, "nothing was computed"
 
 
 @pytest.mark.ray
@@ -183,9 +195,11 @@ def test_what_failed_stays_known_until_its_own_batch_is_tried_again(
     first: tuple[dict[str, Any], list[str]], folder: Path
 ) -> None:
     experiment = load(folder)
+    ablation = Ablation.of(experiment)
     with Session(experiment, Silence()) as session:
-        batch = next(Ablation.of(experiment).compute(session))
+        batch = next(ablation.compute(session))
     assert {cell.replicate.seed for cell in batch} == {0, 1}
+    assert [cell.failure for cell in ablation.cells if cell.replicate.seed == 2] == [None] * 3, "here it is to come"
 
     known = {cell.replicate.name: cell.failure for cell in Ablation.of(experiment).cells if cell.failure}
     assert list(known) == list(first[0]["failed"])
@@ -261,6 +275,20 @@ def test_a_training_is_watched_for_the_first_cell_that_asks_for_it(tmp_path: Pat
     watched = {cell.replicate.name: stages for cell, stages in watched_by(cells).items()}
 
     assert watched == {"clean, seed 1": ["base", "sr"], "broken, seed 1": ["sr"]}
+
+
+def test_seeds_of_which_nothing_is_to_be_trained_come_one_by_one(tmp_path: Path) -> None:
+    ablation = Ablation.of(load(tmp_path, "ablation.seeds=[0, 1, 2, 3]"))
+
+    def seeds() -> list[set[int]]:
+        return [{cell.replicate.seed for cell in batch} for batch in ablation.batches()]
+
+    assert seeds() == [{0}, {1}, {2}, {3}]
+    for cell in ablation.cells:
+        for node in cell.trainings():
+            if cell.replicate.cell != "broken" or cell.replicate.seed < 2:
+                commit(node, cell.storage)
+    assert seeds() == [{0}, {1}, {2, 3}], "two trainings at once, where there are any"
 
 
 def test_a_failure_is_known_for_what_was_to_be_computed_and_for_nothing_else(tmp_path: Path) -> None:

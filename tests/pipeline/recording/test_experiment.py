@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.commits import CommitLog
@@ -15,6 +17,7 @@ from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.recording.experiment import declared_identity
 from pipeline.storage import open_storage
 from pipeline.tracking.runs import Tracker
 from pipeline.workflow import Session, tracking_uri
@@ -30,9 +33,18 @@ RATE = "stages.base.training.learning_rate"
 SEARCHED = f"search: {{samples: 400, space: {{{RATE}: {{values: [0.001, 0.002]}}}}}}\n"
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store of MLflow's, which takes seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "m.db"
+    Tracker(f"sqlite:///{path}").open_experiment("other")
+    return path
+
+
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
+def experiment(tmp_path: Path, database: Path) -> Experiment:
     (tmp_path / "tiny.yaml").write_text(TEXT)
+    shutil.copy(database, tmp_path / "m.db")
     return load_experiment(
         tmp_path / "tiny.yaml", [f"store={tmp_path}", "tracking.uri=sqlite:///" + f"{tmp_path}/m.db"]
     )
@@ -70,6 +82,66 @@ def test_what_ends_a_command_ends_what_is_open_and_no_training_that_is_stored(
     ended = {name: run.info.status for name, run in found.items()}
     assert ended == {"tiny": status, "train/base": "FINISHED", "train/sr": status}
     assert found["train/base"].data.metrics["loss"] == 0.5
+
+
+def test_what_keeps_ray_from_ending_keeps_no_run_open(experiment: Experiment) -> None:
+    def end_of_ray() -> None:
+        raise KeyboardInterrupt
+
+    def command() -> None:
+        with Session(experiment, Silence()) as session:
+            session.track(["base"])
+            session.stack.callback(end_of_ray)
+            raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    assert {run.info.status for run in runs(experiment).values()} == {"FAILED"}
+
+
+def test_what_ends_a_command_while_its_runs_are_opened_ends_those_that_are(experiment: Experiment) -> None:
+    with pytest.raises(KeyError), Session(experiment, Silence()) as session:
+        session.track(["base", "no_stage"])
+    assert {name: run.info.status for name, run in runs(experiment).items()} == {
+        "tiny": "FAILED",
+        "train/base": "FAILED",
+    }
+
+
+def test_a_run_that_cannot_be_ended_keeps_no_other_open_and_hides_no_error(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    def command(error: Exception | None) -> None:
+        with Session(experiment, Silence()) as session:
+            session.track(experiment.names)
+            (lost,) = [run.info.run_id for name, run in runs(experiment).items() if name == "train/sr"]
+            assert session.runs is not None
+            session.runs.tracking.runs["sr"] = "0" * 32  # type: ignore[index]
+            Tracker(tracking_uri(experiment)).finish(lost)
+            if error is not None:
+                raise error
+
+    with pytest.raises(ValueError, match="what ended it"):
+        command(ValueError("what ended it"))
+    assert "runs in MLflow may stay open" in caplog.text
+    ended = {name: run.info.status for name, run in runs(experiment).items()}
+    assert ended == {"tiny": "FAILED", "train/base": "FAILED", "train/sr": "FINISHED"}
+    with pytest.raises(MlflowException):
+        command(None)
+    ended = {name: run.info.status for name, run in runs(experiment).items()}
+    assert ended == {"tiny": "FINISHED", "train/base": "FINISHED", "train/sr": "FINISHED"}
+
+
+def test_weights_that_are_signed_anew_are_the_same_experiment(experiment: Experiment) -> None:
+    def identity(**weights: str) -> str:
+        return declared_identity(with_settings(experiment, {"evaluation.scorer": {"kind": "inception", **weights}}))
+
+    signed = identity(weights="https://host/w.pth?signature=one")
+    assert signed == identity(weights="https://host/w.pth?signature=two")
+    assert signed != identity(weights="https://host/v.pth?signature=one")
+    known = identity(weights="https://host/w.pth", sha256="ab" * 32)
+    assert known == identity(weights="/here/w.pth", sha256="ab" * 32)
+    assert known != identity(weights="/here/w.pth", sha256="cd" * 32)
 
 
 def test_a_command_that_computes_nothing_changes_no_status_and_adds_no_time(experiment: Experiment) -> None:
@@ -110,8 +182,9 @@ def test_a_run_of_a_stage_has_the_curve_of_the_training_that_its_params_are_of(e
     assert float(found.data.params["training.learning_rate"]) != 0.002
 
 
-def test_a_stage_whose_training_is_searched_has_no_run_of_its_own(tmp_path: Path) -> None:
+def test_a_stage_whose_training_is_searched_has_no_run_of_its_own(tmp_path: Path, database: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TEXT + SEARCHED)
+    shutil.copy(database, tmp_path / "mlflow.db")
     experiment = load_experiment(tmp_path / "tiny.yaml", [f"store={tmp_path}"])
     with Session(experiment, Silence()) as session:
         assert session.declared == ["sr"]

@@ -105,14 +105,34 @@ def tiny(folder: Path, **search: Any) -> Experiment:
     return swept_experiment(folder, 2, samples=48, base_steps=2, channels=8, block=16, search=search)
 
 
-def test_more_trials_or_another_space_are_the_same_search_and_other_samples_are_another(tmp_path: Path) -> None:
-    def prefix(experiment: Experiment) -> str:
-        assert experiment.search is not None
-        return prefix_of(experiment, experiment.search)
+def prefix(experiment: Experiment) -> str:
+    assert experiment.search is not None
+    return prefix_of(experiment, experiment.search)
 
+
+def test_more_trials_or_another_space_are_the_same_search_and_other_samples_are_another(tmp_path: Path) -> None:
     ranges = {"stages.sr16.sampling.level": {"uniform": [0.0, 0.4]}}
     one = tiny(tmp_path, algorithm="drawn", trials=3, space=ranges)
     assert prefix(tiny(tmp_path, algorithm="drawn", trials=9, space=ranges, budget={"hours": 2})) == prefix(one)
     assert prefix(tiny(tmp_path, algorithm="optuna", space=ranges)) == prefix(one)
     assert prefix(tiny(tmp_path, seed=9, algorithm="drawn", space=ranges)) != prefix(one)
     assert prefix(with_settings(one, {"stages.sr16.training.learning_rate": 0.5})) != prefix(one)
+
+
+def test_more_stages_to_try_are_the_same_search_and_another_name_is_another(tmp_path: Path) -> None:
+    """So a stage that is searched later finds what was spent, and cells of an ablation have budgets of their own."""
+    space = {"stages.sr16.sampling.level": {"values": [0.1, 0.2]}}
+    more = space | {"stages.base.sampling.steps": {"values": [1, 2]}}
+    one = tiny(tmp_path, space=space)
+    assert prefix(tiny(tmp_path, space=more)) == prefix(one)
+    assert prefix(tiny(tmp_path, space=more, mode="joint")) == prefix(one)
+    assert prefix(one.model_copy(update={"name": "by_optuna"})) != prefix(one)
+    assert prefix(one.model_copy(update={"store": tmp_path / "elsewhere"})) == prefix(one)
+
+
+def test_what_has_begun_is_known_to_the_next_command_and_to_no_other_search(tmp_path: Path) -> None:
+    ledger_of(tmp_path).note("a")
+    again = ledger_of(tmp_path)
+    assert again.has_noted("a")
+    assert not again.has_noted("b")
+    assert not Ledger(open_storage(tmp_path), "searches/two", BudgetSpec(), ResourcesSpec()).has_noted("a")

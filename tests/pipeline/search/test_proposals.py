@@ -24,6 +24,7 @@ from pipeline.search.proposals import (
     drawn_of,
     halton,
     is_within,
+    most_trials,
     proposals_of,
     radical_inverse,
     with_drawn_lists,
@@ -250,3 +251,14 @@ def test_jointly_every_setting_of_the_base_has_one_pass(tmp_path: Path) -> None:
         targets = targets_of(with_settings(with_drawn_lists(experiment), settings), stage)
         digests |= {node.digest for node in ancestry(targets) if node.name == "chained/base"}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "paths", "most"),
+    [("grid", "ab", 6), ("optuna", "ab", 5), ("optuna", "b", 2), ("drawn", "b", 2), ("optuna", "bc", 5)],
+)
+def test_a_round_has_as_many_trials_as_asked_for_or_as_lists_allow(algorithm: str, paths: str, most: int) -> None:
+    space: dict[str, Any] = {"a": {"values": [1, 2, 3]}, "b": {"values": [1, 2]}, "c": {"uniform": [0.0, 1.0]}}
+    space = {path: space[path] for path in paths}
+    search = SearchSpec.model_validate({"algorithm": algorithm, "trials": 5, "space": space})
+    assert most_trials(search, list(space)) == most

@@ -14,7 +14,6 @@ import pytest
 
 from pipeline import workflow
 from pipeline.collecting.searches import sections_of
-from pipeline.commits import CommitLog
 from pipeline.dag import Node, Progress, Result, Task, ancestry
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
@@ -24,9 +23,9 @@ from pipeline.report.search_wording import told_budget
 from pipeline.search import trials
 from pipeline.search.budget import Ledger, prefix_of
 from pipeline.search.proposals import with_drawn_lists
-from pipeline.search.run import rounds_of, run_trial, search_stages, targets_of
+from pipeline.search.run import rounds_of, search_stages
 from pipeline.search.spec import Uniform, Values, combinations, grid_of
-from pipeline.search.trials import failed_point, point_of
+from pipeline.search.trials import failed_point, point_of, run_trial, targets_of
 from pipeline.storage import open_storage
 from pipeline.sweep.actors import ActorPool
 from pipeline.sweep.graph import ActorGraph
@@ -192,17 +191,6 @@ def test_combinations_are_all_or_every_value_and_the_corners() -> None:
     assert {"a": 2, "b": "y", "c": 1.0} not in few
 
 
-def are_trained(experiment: Experiment) -> None:
-    """Have the declared weights pass for stored: nothing is drawn from them here."""
-    storage = open_storage(experiment.store)
-    for name in experiment.names:
-        node = Nodes(experiment, trial=True).train(name)
-        commits = CommitLog(storage, node.key, owner="test", clock=time.time)
-        commits.begin()
-        folder, _ = commits.new_folder("files")
-        commits.commit(folder, {"node": node.name, "summary": {}, "seconds": 1.0})
-
-
 def run_search(experiment: Experiment) -> dict[str, Any]:
     """The search node, here, and that what it left is JSON."""
     out = experiment.store / "out"
@@ -229,11 +217,12 @@ def ledger_of(experiment: Experiment, hours_ago: float = 0.0) -> Ledger:
 def test_a_round_that_the_budget_kept_from_beginning_keeps_the_declared_settings(
     tmp_path: Path, algorithm: str
 ) -> None:
-    """A command that was killed has spent its hours for the next one; nothing of this search begins, and it ends."""
+    """A command that was killed has spent its hours for the next one; nothing of this search begins, and it ends: not
+    even a training of the declared weights, which no trial would be drawn from."""
     experiment = load(tmp_path, "search.budget.hours=2", f"search.algorithm={algorithm}")
-    are_trained(experiment)
     ledger_of(experiment, hours_ago=3.0).write()
     summary = run_search(experiment)
+    assert open_storage(experiment.store).list("results") == [], "nothing was computed"
     assert summary["chosen"] == {}
     assert [(found["points"], found["chosen"], found["front"]) for found in summary["rounds"]] == [([], {}, [])] * 2
     for found in summary["rounds"]:

@@ -15,6 +15,7 @@ from pipeline.commits import CommitLog
 from pipeline.dag import Node, source_of
 from pipeline.experiment import with_settings
 from pipeline.storage import open_storage
+from pipeline.sweep.reckoning import Reckoning
 from pipeline.sweep.sharing import Costs, TrialNodes, counted, knew_levels, sharing_of, told
 
 LEVEL, KIND = "stages.sr16.sampling.level", "stages.sr16.sampling.augmentation"
@@ -142,3 +143,32 @@ def test_nothing_shared_is_said_so() -> None:
     sharing = {"trials": 3, "shared_seconds": 0.0, "saved_seconds": 0.0, "separate_seconds": 9.0}
     assert told(sharing, knew_levels=False).startswith("3 trials shared nothing: levels are proposed one by one")
     assert told({**sharing, "trials": 1}, knew_levels=True) == "one trial shares nothing"
+
+
+def test_what_first_looks_lost_is_said_as_a_loss(tmp_path: Path) -> None:
+    """Of looks in fewer steps nothing is taken over: a loss where nobody is dropped, or too late."""
+    found = screened(tmp_path, *two_trials(2, dropped=False))
+    assert found["saved_seconds"] < 0 > found["screening_saved_seconds"]
+    sentence = told(
+        {**found, "shared_seconds": 1.0, "saved_seconds": -5.0, "separate_seconds": 100.0}, knew_levels=True
+    )
+    assert sentence.endswith(
+        "yet all of it took 5.0 s more than separate evaluations (100 s); first looks took 0.8 s more than they saved"
+    )
+    sentence = told({**found, "shared_seconds": 1.0, "saved_seconds": 5.0}, knew_levels=True, dropped=1)
+    assert "-" not in sentence
+    assert "by dropping" not in sentence
+
+
+def test_what_is_to_be_drawn_is_reckoned_by_what_was_of_its_kind(tmp_path: Path) -> None:
+    """A look at 16 of 64 in 8 steps took 1 s: in 2 steps the whole takes 1 s, in 8 steps 4 s, or 3 after its look."""
+    look, scores = drawing("chained/sr", 16), node("scores/chained/sr")
+    costs = Costs(open_storage(tmp_path), {look.digest: 1.0, scores.digest: 0.5})
+    reckoning, computed = Reckoning(costs, look=16), [look, scores, drawing("chained/sr", 17)]
+    assert reckoning.seconds([drawing("chained/sr", 64)], computed) == pytest.approx(4.0)
+    assert reckoning.seconds([drawing("chained/sr", 64, 2)], computed) == pytest.approx(1.0)
+    assert reckoning.seconds([drawing("chained/sr", 64, earlier=look)], computed) == pytest.approx(3.0)
+    assert reckoning.seconds([drawing("oracle/sr", 64)], computed) == pytest.approx(4.0), "as the chain"
+    assert reckoning.seconds([node("scores/oracle/sr"), node("scores/chained/sr", 2)], computed) == 1.0
+    assert reckoning.seconds([drawing("chained/base", 64), node("train/sr")], computed) == 0.0, "nothing is known"
+    assert reckoning.seconds([drawing("chained/sr", 64)] * 2, computed) == pytest.approx(4.0), "once"

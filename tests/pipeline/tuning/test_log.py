@@ -16,7 +16,15 @@ from pipeline.commits import CommitLog
 from pipeline.experiment_spec import ResourcesSpec
 from pipeline.storage import open_storage
 from pipeline.tuning.claims import claimed
-from pipeline.tuning.costs import cost_of, hours_of, scoring_hours, start_seconds, time_use, trained_seconds
+from pipeline.tuning.costs import (
+    cost_of,
+    hours_of,
+    leave_trainings,
+    scoring_hours,
+    start_seconds,
+    time_use,
+    trained_seconds,
+)
 from pipeline.tuning.log import TrialLog
 
 PATH = "stages.sr.training.learning_rate"
@@ -65,11 +73,20 @@ def test_a_failure_has_one_more_attempt_and_being_cut_off_costs_none(log: TrialL
         log.begin("a", "round", {}, 3.0)
 
 
+def test_a_failure_that_would_come_again_has_no_more_attempts(log: TrialLog) -> None:
+    log.begin("a", "round", {}, 0.0)
+    log.end("a", "failed", point(error="levels without augmentation"), in_vain=True)
+    assert log.known("a").ended
+
+
 def test_what_a_run_had_been_trained_is_noted_once(log: TrialLog) -> None:
     log.begin("a", "round", {}, 0.0)
     assert log.train("a", "runs/sr", 7.0) == 7.0
     assert log.train("a", "runs/sr", 50.0) == 7.0  # after a resumption: those before the trial are not its own
     assert log.train("a", "runs/base", 0.0) == 0.0
+    log.leave("a", "runs/sr", 0.5)
+    assert log.train("a", "runs/sr", 90.0) == 90.0  # what others trained of it meanwhile is not its own either
+    assert log.known("a").trained_hours == 0.5
 
 
 def test_a_mark_calls_one_trial_off(log: TrialLog) -> None:
@@ -95,6 +112,31 @@ def test_training_seconds_are_those_of_the_log_over_all_attempts(tmp_path: Path)
     assert start_seconds(storage, "runs/sr", since=101.0) is None
 
 
+@pytest.mark.parametrize(
+    ("steps", "seconds", "spent"),
+    [
+        ((2, 4, 6, 0, 1, 2, 3), (20.0, 40.0, 60.0, 0.0, 10.0, 20.0, 30.0), 90.0),  # those of 2 were deleted: anew
+        ((2, 4, 6, 0, 5), (20.0, 40.0, 60.0, 0.0, 50.0), 70.0),  # from 4, one of the two newest
+        ((3, 0, 6, 0, 9, 0, 4), (30.0, 0.0, 60.0, 0.0, 90.0, 0.0, 40.0), 100.0),  # from 3, which was the last asked for
+        ((2, 0, 4), (20.0, 0.0, 45.0), 45.0),  # what was not committed costs nothing
+    ],
+)
+def test_what_is_trained_anew_below_the_longest_costs_again(
+    steps: tuple[int, ...], seconds: tuple[float, ...], spent: float, tmp_path: Path
+) -> None:
+    """A step of 0 is another owner, who goes on or begins anew; the last step before one was the last asked for."""
+    storage = open_storage(tmp_path)
+    commits = CommitLog(storage, "runs/sr", owner="test", clock=lambda: 100.0)
+    commits.take_over()
+    for step, after, passed in zip(steps, (*steps[1:], 0), seconds, strict=True):
+        if step == 0:
+            commits.take_over()
+            continue
+        name, _ = commits.new_folder("files")
+        commits.commit(name, {"step": step, "seconds": passed, "final": after == 0})
+    assert trained_seconds(storage, "runs/sr") == spent
+
+
 def test_hours_are_those_of_the_share_of_a_gpu_and_of_a_cpu_where_there_is_none() -> None:
     assert hours_of(7200.0, ResourcesSpec()) == 2.0
     assert hours_of(7200.0, ResourcesSpec(workers=3, gpus_per_worker=1.0)) == 6.0
@@ -117,6 +159,19 @@ def test_a_trial_costs_what_its_runs_gained_since_it_came_to_them_and_its_scores
     log.end("a", "failed", point(cost_hours=0.75))
     again = log.begin("a", "round", {}, 1.0)
     assert cost_of(log.storage, again, ResourcesSpec()) == 0.75, "what an attempt that failed cost is not forgotten"
+
+
+def test_what_others_train_of_a_run_that_a_trial_has_left_is_not_its_own(log: TrialLog) -> None:
+    log.begin("a", "round", {}, 0.0)
+    log.train("a", "runs/sr", 0.0)
+    trained(log, "runs/sr", 3600.0)
+    leave_trainings(log, "a", ResourcesSpec())
+    log.end("a", "failed", point(cost_hours=1.0))
+    trained(log, "runs/sr", 3 * 3600.0)  # by a trial that differs in how it is sampled
+    again = log.begin("a", "round", {}, 1.0)
+    assert cost_of(log.storage, again, ResourcesSpec()) == 1.0
+    log.train("a", "runs/sr", trained_seconds(log.storage, "runs/sr"))
+    assert cost_of(log.storage, log.known("a"), ResourcesSpec()) == 1.0
 
 
 def trained(log: TrialLog, run: str, seconds: float) -> None:

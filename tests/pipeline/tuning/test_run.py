@@ -33,7 +33,7 @@ from pipeline.tuning.desk import Desk
 from pipeline.tuning.log import TrialEntry, TrialLog
 from pipeline.tuning.looks import METRIC, STEP, Looks
 from pipeline.tuning.round import TrainingRound
-from pipeline.tuning.run import _halving, _searcher, train_round, training_resources
+from pipeline.tuning.run import _halving, _searcher, train_round, training_resources, without_room
 from pipeline.tuning.trial import TrainingTrial
 from pipeline.watching.weights import WATCHED
 
@@ -336,6 +336,50 @@ def test_levels_that_are_listed_for_the_stage_below_are_not_tried(tmp_path: Path
     assert sorted(tried) == [0.1, 0.1, 0.2, 0.2]
 
 
+def test_a_round_that_was_left_early_is_no_round(tmp_path: Path) -> None:
+    """By whomever: Ray Tune ends without a word where it is told to."""
+    desk = desk_of(load(tmp_path, RATES, "search.budget.gpu_hours=1.5"))
+    key = desk.next()
+    assert key
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the round at sr was left before its end"):
+            desk.check_over()  # a trial is under way; then others have not begun
+        if desk.running:
+            pretend(desk, key)
+    second = desk.next()
+    assert second
+    assert desk.next() is None, "two hours spent"
+    pretend(desk, second)
+    with pytest.raises(RuntimeError, match="before its end"):
+        desk.check_over()  # it might have failed, and begun again
+    assert desk.next() is None
+    desk.check_over()
+
+
+def test_a_proposal_that_means_an_earlier_trial_outside_the_space_counts_as_that_trial(tmp_path: Path) -> None:
+    kind = "stages.sr.sampling.augmentation"  # at level 0 both are the finished image
+    trials = ("search.algorithm=optuna", "search.trials=3")
+    before, desk = (
+        desk_of(load(tmp_path, f"search.space={{{kind}: {{values: [{one}]}}, {RATE}: {{values: [0.001]}}}}", *trials))
+        for one in ("truncated", "non_truncated")
+    )
+    key = before.next()
+    assert key
+    pretend(before, key)
+    assert desk.entries() == []
+    assert desk.next() is None
+    assert [entry.key for entry in desk.entries()] == [key]
+
+
+def test_no_more_are_told_not_to_have_begun_than_the_space_has(tmp_path: Path) -> None:
+    desk = desk_of(load(tmp_path, "search.algorithm=optuna", "search.trials=50", "search.budget.gpu_hours=0.5"))
+    key = desk.next()
+    assert key
+    pretend(desk, key)
+    assert desk.next() is None
+    assert desk.not_begun == 3
+
+
 def test_other_pruning_or_other_data_is_another_search(tmp_path: Path) -> None:
     plain, pruned, other = load(tmp_path), load(tmp_path, PRUNING), load(tmp_path, "data.train=90")
     storage = open_storage(plain.store)
@@ -418,6 +462,41 @@ def test_a_rung_that_an_earlier_command_went_by_without_weights_ends_no_looking(
     looks = Seen(changed, "sr", node, (3, 6, 12), desk.log, key, lambda metrics: reported.append(metrics[STEP]))
     assert not looks.during(train)
     assert reported == [6, 12]
+
+
+def test_rungs_of_a_training_that_begins_anew_below_the_longest_come_again(tmp_path: Path) -> None:
+    """The run was trained until step 40 without pruning, and what it has on the way there was deleted."""
+    desk = desk_of(load(tmp_path, PRUNING, "stages.sr.training.steps=20"))
+    key = desk.next()
+    assert key
+    changed = desk.round.changed(settings_of(desk, key))
+    node = Nodes(changed, trial=True).train("sr")
+    commits = CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
+    commits.take_over()
+
+    def commit(info: dict[str, Any]) -> None:
+        name, folder = commits.new_folder("files")
+        (folder / "ema.safetensors").write_bytes(b"")
+        commits.commit(name, info)
+
+    commit({"step": 40, "seconds": 1.0, "final": True})
+    reported: list[int] = []
+    looks = Seen(changed, "sr", node, (3,), desk.log, key, lambda metrics: reported.append(metrics[STEP]))
+    assert not looks.during(lambda: commit({WATCHED: 3, "kept": "watched 3"}))
+    assert looks.passed == -1
+    assert reported == [3]
+
+
+def test_looks_that_would_wait_for_trainings_to_end_are_told_of(tmp_path: Path) -> None:
+    workers = ("resources.workers=4", "resources.gpus_per_worker=1", "resources.gpus_per_sampling_worker=1")
+    trials = round_of(load(tmp_path, PRUNING, "search.concurrency=2", *workers))
+    assert without_room(trials, 8.0) == (
+        "search.pruning: 2 trainings at once hold 8 GPUs of 8, and a look, which needs 1, waits until one of them "
+        "ends; lower search.concurrency"
+    )
+    assert without_room(trials, 9.0) is None
+    assert without_room(round_of(load(tmp_path, "search.concurrency=2", *workers)), 8.0) is None
+    assert without_room(round_of(load(tmp_path, PRUNING)), 0.0) is None
 
 
 def test_a_trial_of_one_worker_holds_what_it_needs_and_others_leave_it_to_their_workers(tmp_path: Path) -> None:
@@ -524,6 +603,7 @@ def test_a_trial_that_cannot_be_is_a_failed_point(ready: Path) -> None:
     assert "sampling.level" in point["error"]
     assert len(point["error"].splitlines()) == 1
     assert "pydantic" not in point["error"]
+    assert log.known(entry.key).ended, "another attempt is in vain"
 
 
 # On Ray

@@ -23,7 +23,7 @@ from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 from pipeline.watching.points import Point
 from pipeline.watching.run import Watch, curve_of
-from pipeline.watching.weights import WATCHED
+from pipeline.watching.weights import WATCHED, Weights
 
 TEXT = """\
 name: watched
@@ -176,6 +176,42 @@ def test_at_the_end_only_the_last_step_of_each_stage_is_scored(tmp_path: Path) -
     assert bench.due(last_only=True) == ("sr", 6, {"base": 8})
     bench.scored("sr", 6)
     assert bench.due(last_only=True) is None
+
+
+class InTurn(Watch):
+    """A watch on logs written by hand whose scores cost nothing; ``scored`` are their steps."""
+
+    scored: list[int]
+
+    def _places(self) -> tuple[Path, ...]:
+        return ()
+
+    def _score(self, name: str, weights: Weights, below: dict[str, Weights], places: tuple[Path, ...]) -> None:
+        self.scored.append(weights.step)
+        self.left_out.add((name, weights.step))
+
+
+@pytest.mark.parametrize(("failed", "scored"), [(False, [8]), (True, [])])
+def test_what_is_due_is_seen_when_a_watch_has_its_turn(failed: bool, scored: list[int], tmp_path: Path) -> None:
+    """Training goes on, and ends, while another watch has its turn."""
+    bench = Bench(tmp_path)
+    bench.publish("base", **{WATCHED: 3})
+
+    class Turns:
+        """As a lock that another watch holds is entered."""
+
+        def __enter__(self) -> None:
+            if not watch.over.is_set():
+                bench.publish("base", step=8, final=True)
+                watch.end(failed=failed)
+
+        def __exit__(self, *error: object) -> None:
+            del error
+
+    watch = InTurn(bench.nodes, ["base"], bench.storage, bench.said.append, Turns())
+    watch.scored = []
+    watch._watch()
+    assert watch.scored == scored
 
 
 def test_classifiers_wait_for_no_cpu_and_are_the_ones_that_the_evaluation_uses(tmp_path: Path) -> None:
