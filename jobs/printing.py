@@ -158,9 +158,8 @@ def print_search(console: Console, search: Mapping[str, Any]) -> None:
         points = found["points"]
         names = short_names(differing([point["settings"] for point in points]))
         ranked = sorted(points, key=_worth)
-        rows = [_trial_row(point, found["chosen"], names) for point in ranked[:MOST_TRIALS]]
-        if len({row["samples"] for row in rows} - {None}) < 2:
-            rows = [{key: value for key, value in row.items() if key != "samples"} for row in rows]
+        unit = "step " if found.get("kind") == "training" else ""
+        rows = [_trial_row(point, found["chosen"], names, unit) for point in ranked[:MOST_TRIALS]]
         title = f"{found['stage']}, by {told_metric(found['metric'])}"
         _table(console, title, {f"{place}": row for place, row in enumerate(rows, start=1)})
         if len(ranked) > MOST_TRIALS:
@@ -173,11 +172,11 @@ def print_search(console: Console, search: Mapping[str, Any]) -> None:
     _line(console, "chosen", _settings(search["chosen"]))
 
 
-def _worth(point: Mapping[str, Any]) -> tuple[bool, float, float]:
-    """Finished trials by their objective; the others by how far they came."""
-    last = point["rungs"][-1][0] if point.get("rungs") else 0
+def _worth(point: Mapping[str, Any]) -> tuple[bool, float, float, float]:
+    """Finished trials by their objective; the others by how far they came, and by what they were then."""
+    last, score = point["rungs"][-1] if point.get("rungs") else (0, math.inf)
     objective = point.get("objective")
-    return end_of(point) != "finished", math.inf if objective is None else objective, -last
+    return end_of(point) != "finished", math.inf if objective is None else objective, -last, score
 
 
 def _more(points: Sequence[Mapping[str, Any]]) -> str:
@@ -186,14 +185,21 @@ def _more(points: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(points)} more: " + ", ".join(f"{count} {end}" for end, count in ends.items())
 
 
-def _trial_row(point: Mapping[str, Any], chosen: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """What a trial set, its scores, and how it ended where that needs a word."""
-    chained, end = point.get("chained") or {}, end_of(point)
+def _trial_row(
+    point: Mapping[str, Any], chosen: Mapping[str, Any], names: Mapping[str, str], unit: str
+) -> dict[str, Any]:
+    """What a trial set, its scores if it finished, its last look, and how it ended where that needs a word.
+
+    Looks are at samples, or at a step of training (``unit``); they are no scores, and may be of fewer sampler steps.
+    """
+    end = end_of(point)
+    chained, oracle = ((point.get(kind) or {}) if end == "finished" else {} for kind in ("chained", "oracle"))
     row: dict[str, Any] = {name: _brief(told_value(point["settings"].get(path))) for path, name in names.items()}
-    row |= {"samples": chained.get("samples"), "fid": _estimate(chained, "fid") if chained else None}
     row |= {
+        "last look": f"{point['rungs'][-1][1]:.4g} ({unit}{point['rungs'][-1][0]:,})" if point.get("rungs") else None,
+        "fid": _estimate(chained, "fid") if chained else None,
         "accuracy": chained.get("accuracy"),
-        "oracle fid": (point.get("oracle") or {}).get("fid"),
+        "oracle fid": oracle.get("fid"),
         "took": duration(point.get("seconds", 0.0)),
     }
     if end == "finished":
@@ -213,7 +219,8 @@ def _table(console: Console, title: str, rows: Mapping[str, Mapping[str, Any]]) 
     """One row per entry; columns that are empty in every row are left out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title, no_wrap=True)
-    columns = dict.fromkeys(key for row in rows.values() for key, value in row.items() if value is not None)
+    named = dict.fromkeys(key for row in rows.values() for key in row)
+    columns = [key for key in named if any(row.get(key) is not None for row in rows.values())]
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():

@@ -63,8 +63,10 @@ def _section(experiment: Experiment, found: Mapping[str, Any], spent: Mapping[st
 def _point(
     experiment: Experiment, varied: list[str], point: Mapping[str, Any], best: Mapping[str, Any] | None
 ) -> SearchPoint:
+    # What was dropped has a look alone, which may be of fewer sampler steps too: no score to stand beside others'.
+    scores = point if end_of(point) == "finished" else {}
     figures = {
-        mine: (point.get(kind) or {}).get(theirs)
+        mine: (scores.get(kind) or {}).get(theirs)
         for kind, names in _SCORES.items()
         for theirs, mine in names.items()
     }  # fmt: skip
@@ -73,7 +75,7 @@ def _point(
         status=end_of(point),
         error=point["error"] or "",
         objective=point["objective"],
-        samples=point.get("samples") or (point.get("chained") or {}).get("samples"),
+        samples=scores.get("samples") or (scores.get("chained") or {}).get("samples"),
         seconds=point["seconds"],
         start_seconds=point.get("start_seconds"),
         cost_hours=point.get("cost_hours", 0.0),
@@ -81,7 +83,7 @@ def _point(
         rungs=finite(point.get("rungs", ())),
         places=_places(experiment, varied, point["settings"]),
         **figures,
-        **_behind(point, best),
+        **_behind(scores, best),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LOG_RATIO = 5.0  # numbers that spread further than this lie on a logarithmic axis
 _LONG = 22  # letters of a label that stand on an axis; the table has all of them
+_LETTER = 0.035  # of the width of a narrow panel, that a letter of a label takes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Axis:
             plot.set_xscale("log")
             plot.minorticks_off()
         scale = math.log if plot.get_xscale() == "log" else float
-        apart = 0.11 * (scale(numbers[-1]) - scale(numbers[0]))
+        apart = _LETTER * (1 + max(map(len, self.labels))) * (scale(numbers[-1]) - scale(numbers[0]))
         if all(scale(high) - scale(low) >= apart for low, high in pairwise(numbers)):
             plot.set_xticks(numbers, self.labels)
         elif plot.get_xscale() == "log":

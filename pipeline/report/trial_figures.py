@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.plotting import BLUE, INK, QUIET, bare, drawing, fit_axis
+from pipeline.report.plotting import BLUE, INK, bare, drawing, fit_axis
 from pipeline.report.search_figures import ENDS
 from pipeline.report.search_parts import SearchPoint, SearchSection
 
@@ -18,21 +18,19 @@ _FAINT = "#b4bbc3"
 
 
 def front_figure(section: SearchSection) -> str:
-    """Accuracy against chained FID: the front of the finished trials, the others, and faint those that ended early.
+    """Accuracy against chained FID: the front of the finished trials and the others that finished.
 
     Numbers are places in the table. Empty with fewer than two finished trials that have both scores.
     """
-    both = {
+    finished = {
         index: (point.chained_fid, point.accuracy)
         for index, point in enumerate(section.points)
         if point.chained_fid is not None and point.accuracy is not None
     }
-    finished = {index: at for index, at in both.items() if section.points[index].finished}
     if len(finished) < 2:
         return ""
     with drawing(6.9, 3.9) as (figure, out):
         plot = figure.add_subplot()
-        _ended_early(plot, section, both, finished)
         _errors(plot, section, finished)
         off = [at for index, at in finished.items() if index not in section.front]
         on = [finished[index] for index in section.front if index in finished]
@@ -64,23 +62,6 @@ def _errors(plot: Axes, section: SearchSection, finished: dict[int, Any]) -> Non
             if error:
                 low = max(fid - error, 0.02 * fid)
                 plot.plot([low, fid + error], [accuracy, accuracy], color=_FAINT, lw=1, zorder=1)
-
-
-def _ended_early(plot: Axes, section: SearchSection, both: dict[int, Any], finished: dict[int, Any]) -> None:
-    """Faint; those so far off that they would squeeze all others are told instead."""
-    fids, shares = zip(*finished.values(), strict=True)
-    furthest = 2 * max(fids) - min(fids)
-    lowest = 2 * min(shares) - max(shares)
-    beyond = 0
-    for status, style in ENDS.items():
-        found = [both[index] for index, point in enumerate(section.points) if point.status == status and index in both]
-        near = [(fid, accuracy) for fid, accuracy in found if fid <= furthest and accuracy >= lowest]
-        beyond += len(found) - len(near)
-        if near:
-            plot.plot(*zip(*near, strict=True), ls="", **style | {"color": _FAINT}, label=status, zorder=1)
-    if beyond:
-        corner: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
-        plot.annotate(f"{beyond} that ended early, further off ↘", (1, 0.02), color=QUIET, fontsize=9, **corner)
 
 
 def _number(plot: Axes, section: SearchSection, finished: dict[int, Any]) -> None:

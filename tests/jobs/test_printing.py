@@ -89,6 +89,12 @@ def trial(level: float, fid: float, **more: Any) -> dict[str, Any]:
     return {**point, "chained": scores(fid), "oracle": scores(4.0), **more}
 
 
+def test_looks_of_trainings_are_at_steps() -> None:
+    pruned = trial(0.3, math.inf, status="pruned", objective=None, chained=None, oracle=None, rungs=[[75, 20.0]])
+    lines = searched(trial(0.1, 5.0, status="finished", rungs=[[75, 9.0], [1150, 6.0]]), pruned, kind="training")
+    assert lines[1:3] == ["1 0.1 6 (step 1,150) 5 ± 0.25 0.875 4 3.0 s chosen", "2 0.3 20 (step 75) - - - 3.0 s pruned"]
+
+
 def searched(*points: dict[str, Any], **more: Any) -> list[str]:
     found = {"stage": "sr16", "metric": "chained_fid", "points": points, "chosen": points[0]["settings"], **more}
     return printed({"search": {"chosen": points[0]["settings"], "rounds": [found]}, "chosen": points[0]["settings"]})
@@ -96,14 +102,17 @@ def searched(*points: dict[str, Any], **more: Any) -> list[str]:
 
 def test_a_search_is_a_row_per_trial_the_best_first_and_why_and_what_was_shared() -> None:
     bad = trial(0.5, math.inf, status="failed", error="ValueError: [odd]", chained=None, oracle=None, seconds=0.5)
-    dropped = trial(0.3, math.inf, status="dropped", chained={**scores(30.0), "samples": 16}, rungs=[[16, 30.0]])
+    looked: dict[str, Any] = {"status": "dropped", "objective": None, "chained": {**scores(3.0), "samples": 16}}
+    first, last = trial(0.3, math.inf, **looked, rungs=[[16, 3.0]]), trial(0.2, math.inf, **looked, rungs=[[16, 3.5]])
     chosen, worse = trial(0.1, 5.0, status="finished"), trial(0.05, 6.0, status="finished", oracle=None)
-    assert searched(chosen, bad, dropped, worse, why="lowest chained FID", shared="4 trials: 3 s saved") == [
-        "sr16, by chained FID level samples fid accuracy oracle fid took end",
-        "1 0.1 64 5 ± 0.25 0.875 4 3.0 s chosen",
-        "2 0.05 64 6 ± 0.25 0.875 - 3.0 s -",
-        "3 0.3 16 30 ± 0.25 0.875 4 3.0 s dropped",
-        "4 0.5 - - - - 0.5 s failed",
+    # A look in fewer steps may say less than the score of whoever was better in it, so it stands by itself.
+    assert searched(chosen, bad, last, first, worse, why="lowest chained FID", shared="4 trials: 3 s saved") == [
+        "sr16, by chained FID level last look fid accuracy oracle fid took end",
+        "1 0.1 - 5 ± 0.25 0.875 4 3.0 s chosen",
+        "2 0.05 - 6 ± 0.25 0.875 - 3.0 s -",
+        "3 0.3 3 (16) - - - 3.0 s dropped",
+        "4 0.2 3.5 (16) - - - 3.0 s dropped",
+        "5 0.5 - - - - 0.5 s failed",
         "1 failed: ValueError: [odd]",
         "why: lowest chained FID",
         "shared: 4 trials: 3 s saved",

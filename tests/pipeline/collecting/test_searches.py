@@ -83,6 +83,7 @@ def test_differences_are_paired_and_to_the_chosen(experiment: Experiment) -> Non
     assert (chosen.behind, chosen.behind_error) == (None, None)
     assert (other.behind, other.behind_error) == (1.5, 0.0)  # the same blocks move both alike
     assert dropped.behind is None  # the FID of fewer samples is another figure
+    assert (dropped.chained_fid, dropped.samples, dropped.accuracy) == (None, None, None)
     assert dropped.objective is None
 
 
