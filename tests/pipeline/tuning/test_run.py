@@ -539,7 +539,6 @@ def commits_of(desk: Desk, levels: list[float]) -> CommitLog:
     return CommitLog(desk.log.storage, node.context["run"], owner="test", clock=time.time)
 
 
-@pytest.mark.slow
 def test_trials_prune_resume_and_share_their_weights(ready: Path) -> None:
     desk = desk_of(load(ready, PRUNING, "search.pruning.factor=20", "stages.sr.training.steps=100"))
     by_settings = {}
@@ -569,7 +568,6 @@ def test_trials_prune_resume_and_share_their_weights(ready: Path) -> None:
     assert not any(entry.info.get("final") for entry in commits_of(desk, [0.0, 0.2]).entries())
 
 
-@pytest.mark.slow
 def test_two_trials_at_once_train_the_same_once(ready: Path) -> None:
     space = f"search.space={{{LEVELS}: {{values: [[0.0, 0.3]]}}, {STEPS}: {{values: [2, 3]}}}}"
     desk = desk_of(load(ready, space, "stages.sr.training.steps=30"))
@@ -591,7 +589,6 @@ def test_two_trials_at_once_train_the_same_once(ready: Path) -> None:
     assert sorted(point.get("training_seconds", 0.0) > 0 for point in points) == [False, True]
 
 
-@pytest.mark.slow
 def test_a_trial_that_cannot_be_is_a_failed_point(ready: Path) -> None:
     trials = round_of(load(ready))
     log = TrialLog(open_storage(trials.experiment.store), "searches/impossible")
@@ -609,7 +606,6 @@ def test_a_trial_that_cannot_be_is_a_failed_point(ready: Path) -> None:
 # On Ray
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_tune_waits_for_trainings_of_other_trials_and_tries_again_what_failed(ready: Path, ray_cluster: None) -> None:
     steps = "stages.sr.training.steps=14"  # trainings of its own
