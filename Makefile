@@ -7,8 +7,12 @@ STAMP := $(VENV)/.installed
 # Two at a time, each module in one process: its tests share what takes long to make.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
+# Ray starts dozens of processes. Where the environment forbids Python to keep what it compiled, each of them would
+# compile torch, Ray and MLflow anew: seconds every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format schema clean
+.PHONY: help install demo test test-slow test-faults check format schema clean
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
@@ -22,7 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes when nothing is cached)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c constraints.txt -e '.[dev,compare]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -b constraints.txt -c constraints.txt \
+		-e '.[dev,compare,teams]'
 	@touch $@
 
 demo: $(STAMP)  ## the whole experiment on drawn images, from nothing to a report
@@ -35,6 +40,9 @@ test: $(STAMP)  ## lint, types and all tests but the slow ones
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTEST) -m slow
+
+test-faults: $(STAMP)  ## the whole fault matrix: everything that goes wrong, many times over (an hour on two cores)
+	$(PYTEST) -m faults --fault-repeats 300 --timeout 3000 --fault-figures outputs/faults.json
 
 check: $(STAMP)  ## lint, formatting and types, no tests
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 
 from jobs.ablating import ablate, print_ablation, report_ablation
+from jobs.cluster_commands import register as register_cluster_commands
+from jobs.doctoring import doctor
 from jobs.ingest_command import ingest
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
 from jobs.plans import print_reckoning
@@ -62,6 +64,7 @@ def describe(
 
 
 app.command()(ingest)
+app.command()(doctor)
 
 
 @app.command()
@@ -221,6 +224,9 @@ def ui(
     Experiments with the same store share one page. Example: [cyan]rayfall ui --port 5001[/cyan]
     """
     show_runs(experiment, settings, port, debug=debug)
+
+
+register_cluster_commands(app)
 
 
 @app.command()

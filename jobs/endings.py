@@ -12,9 +12,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from pipeline.addresses import without_secret
 from pipeline.errors import UserError
+from pipeline.objects import StoreError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -32,7 +32,7 @@ class Ending:
 
     command: str
     figures: Mapping[str, Any] = field(default_factory=dict)
-    store: Path | None = None  # where a log of a failure belongs, once it is known
+    store: str | None = None  # where a log of a failure belongs, once it is known
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def say(self, sentence: str, style: str) -> None:
@@ -56,7 +56,7 @@ def ending(command: str, *, as_json: bool, debug: bool) -> Iterator[Ending]:
             yield end
     except UserError as error:
         if debug:
-            traceback.print_exc()
+            print(without_secret(trace_of(error)), file=sys.stderr)
         end.say(str(error), "red")
         raise typer.Exit(WRONG_INPUT) from None
     except KeyboardInterrupt:
@@ -67,8 +67,8 @@ def ending(command: str, *, as_json: bool, debug: bool) -> Iterator[Ending]:
     except Exception as error:
         trace = trace_of(error)
         if debug:
-            print(trace, file=sys.stderr)
-        log = write_log(end, trace)
+            print(without_secret(trace), file=sys.stderr)
+        log = write_log(end, trace, to_store=not isinstance(error, StoreError))
         end.say(f"{sentence_of(error)}; the traceback is in {log}", "red")
         raise typer.Exit(FAILED) from None
 
@@ -85,22 +85,21 @@ def trace_of(error: Exception) -> str:
     return "".join(traceback.format_exception(error)) + (f"\nWhere it happened:\n{elsewhere}" if elsewhere else "")
 
 
-def write_log(end: Ending, trace: str) -> Path:
+def write_log(end: Ending, trace: str, *, to_store: bool = True) -> str:
     """Keep a traceback in the store (``failures/``), or in the system's temporary folder when there is no store."""
     header = f"rayfall {' '.join(sys.argv[1:])}\n{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n"
     told = without_secret(header + trace)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{end.command}.log"
-    if end.store is not None:
-        try:
-            folder = end.store / "failures"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(told)
-            return folder / name
-        except OSError:  # a full or read-only store may be what failed
-            pass
+    if end.store is not None and to_store:
+        from pipeline.storage import open_storage
+
+        with suppress(OSError, UserError):  # a full or read-only store may be what failed
+            storage = open_storage(end.store)
+            storage.put(f"failures/{name}", told.encode())
+            return f"{storage.address}/failures/{name}"
     with tempfile.NamedTemporaryFile("w", prefix="rayfall-", suffix=f"-{name}", delete=False) as file:
         file.write(told)
-    return Path(file.name)
+    return file.name
 
 
 def plain(value: Any) -> Any:

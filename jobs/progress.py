@@ -5,6 +5,7 @@ Everything goes to standard error, so that standard output holds results only. N
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+BETWEEN = "RAYFALL_SECONDS_BETWEEN_LINES"  # environment: another number of seconds
 STANDING = 8  # lines not written while a node stands still, before it is said again where it stands
 
 
@@ -122,7 +124,7 @@ def ending_of(seconds: float, reused: bool) -> str:
 def display(console: Console) -> Iterator[Lines | Bars]:
     """`Events` drawn on ``console`` while the block runs: bars on a terminal, lines elsewhere."""
     if not console.is_terminal:
-        yield Lines(console.file)
+        yield Lines(console.file, float(os.environ.get(BETWEEN, SECONDS_BETWEEN_LINES)))
         return
     columns = (
         TextColumn("{task.description}"),

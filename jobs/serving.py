@@ -20,10 +20,9 @@ def show_runs(file: Path, settings: Sequence[str] | None, port: int, *, debug: b
     """Serve the runs of the experiment in ``file`` on 127.0.0.1. Ctrl-C is how one leaves it, and no failure."""
     with ending("ui", as_json=False, debug=debug) as end:
         experiment = load_experiment(file, settings or ())
-        from pipeline import workflow
-        from pipeline.tracking.addresses import ENVIRONMENT, absolute_uri, ui_command
+        from pipeline.tracking.addresses import ENVIRONMENT, absolute_uri, tracking_uri, ui_command
 
-        uri = absolute_uri(workflow.tracking_uri(experiment))
+        uri = absolute_uri(tracking_uri(experiment))
         require_runs(uri)
         command = ui_command(uri, port)
         require_free(port)

@@ -12,11 +12,16 @@ _OTHER = r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#@:\s]*:\S*@|[^/?#\s]*@)?"
 # Place; query and fragment, where signatures and tokens stand. Brackets at the end close what the address stands in.
 _REST = r"([^?#\s'\"]*)(?:[?#][^\s'\"]*?(?=[)}\],]*(?:[\s'\"]|$)))?"
 _ADDRESS = re.compile(f"(?:{_WEB}|{_OTHER}){_REST}")
+# As clients of HTTP name what they asked a server for: a path, and a query of keys with values.
+_REQUEST = re.compile(r"(/[^?#\s'\"]*)\?[^\s'\"?=]+=[^\s'\"]*")
 
 
 def without_secret(text: str) -> str:
-    """``text`` with every address in it as scheme, host and path alone: no user, no password, no query."""
-    return _ADDRESS.sub(r"\1\2\3", text)
+    """``text`` with every address in it as scheme, host and path alone: no user, no password, no query.
+
+    So is the path of one, where a query follows upon it.
+    """
+    return _REQUEST.sub(r"\1", _ADDRESS.sub(r"\1\2\3", text))
 
 
 def without_secrets(settings: Any) -> Any:

@@ -1,7 +1,8 @@
-"""``python -m pipeline.benchmark data``, ``features``, ``resizing`` or ``sweep``: what the parts around the net cost.
+"""``python -m pipeline.benchmark PART``: what the parts around the net cost; ``--help`` names them.
 
 The net and its steps are measured by `stages`; here are the parts that feed and judge it. Those that judge are in
-``benchmarks.features`` and ``benchmarks.resizing``, what searches share in ``benchmarks.sweep``.
+``benchmarks.features`` and ``benchmarks.resizing``, what searches share in ``benchmarks.sweep``, how long a job takes
+to its first step in ``benchmarks.submission``, and what keeping metrics costs a step in ``benchmarks.tracking``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from rich.table import Table
 
 from pipeline.benchmarks.features import add_feature_options, measure_features
 from pipeline.benchmarks.resizing import add_resize_options, measure_resizing
+from pipeline.benchmarks.submission import add_submission_options, measure_submission
 from pipeline.benchmarks.sweep import add_sweep_options, measure_sweep
+from pipeline.benchmarks.tracking import add_tracking_options, measure_tracking
 from pipeline.data.bench_inputs import SHARD, bench_of, first_batches, measure_start
 from pipeline.data.manifest import load_manifest
 from pipeline.data.measuring import Bench, Timing, alternate, pixel_differences, variants_of
@@ -61,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_resize_options(resizing)
     sweep = parts.add_parser("sweep", help="a sweep of truncation levels beside separate evaluations")
     add_sweep_options(sweep)
-    for part in (data, features, resizing, sweep):
+    submission = parts.add_parser("submission", help="a job on a cluster, up to its first training step")
+    add_submission_options(submission)
+    tracking = parts.add_parser("tracking", help="what keeping metrics costs a step, with and without a server")
+    add_tracking_options(tracking)
+    for part in (data, features, resizing, sweep, submission, tracking):
         part.add_argument("--json", type=Path, help="write the figures here too")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -70,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "features": measure_features,
         "resizing": measure_resizing,
         "sweep": measure_sweep,
+        "submission": measure_submission,
+        "tracking": measure_tracking,
     }
     figures = measures[chosen.part](chosen)
     if chosen.json:

@@ -122,7 +122,8 @@ def train_classifier(
 
     `sizes` are the cascade's sizes in px: each image is shrunk to one of them, drawn evenly, and enlarged
     again. `log(step, {"loss", "accuracy"})` is called about 20 times with figures of the last batch. Returned
-    in evaluation mode. Raises UserError when the image size does not suit the spec.
+    in evaluation mode. Raises UserError when the image size does not suit the spec, FloatingPointError when a loss was
+    not finite, or what is learnt is not.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -135,6 +136,7 @@ def train_classifier(
     net = net.to(device=device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     order = ExampleOrder(examples.counts, seed=seed, stage="classifier")
+    losses = torch.empty(spec.steps, device=device)  # looked at in the end: no step is waited for
     for step in range(spec.steps):
         images, labels = _batch(spec, examples, order, sizes, seed, step)
         images, labels = images.to(device), labels.to(device)
@@ -146,10 +148,24 @@ def train_classifier(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        losses[step] = loss.detach()
         if log is not None and (step + 1) % max(1, spec.steps // 20) == 0:
             accuracy = (logits.argmax(dim=1) == labels).float().mean()
             log(step + 1, {"loss": loss.item(), "accuracy": accuracy.item()})
+    _refuse_unsound(net, losses)
     return net.eval()
+
+
+def _refuse_unsound(net: Classifier, losses: Tensor) -> None:
+    """Raise FloatingPointError where scores by this net would mean nothing."""
+    bad = (~losses.isfinite()).nonzero()[:, 0].tolist()
+    if bad:
+        what = f"the loss of a classifier is {losses[bad[0]]:g} at step {bad[0] + 1}"
+    elif all(bool(value.isfinite().all()) for value in net.state_dict().values()):
+        return
+    else:
+        what = "the weights of a classifier are not finite after its last step"
+    raise FloatingPointError(f"{what}, and it is not kept; set evaluation.classifier.learning_rate lower")
 
 
 def _one_cycle(progress: float) -> float:

@@ -6,9 +6,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.submission.reaching import require_cluster
 
 ENVIRONMENT = {
     # A local cluster is this user's own; every process must agree on the mode, so it is said, not guessed.
@@ -20,20 +23,25 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray writes to buckets through pyarrow, whose uploads by default are in a form that only AWS itself takes.
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "WHEN_REQUIRED",
     # A busy machine may take more than the default minute to bring the dashboard up.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_usage_stats_enabled": "0",
 }
+OF_WORKERS = ("AWS_", "RAY_ACCEL_", "RAY_CHDIR_", "RAY_TRAIN_")  # what begins so is of the processes that do the work
 
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
     """Join the cluster at ``address``, or start one here and end it afterwards. A running connection is used as it is.
+    Raises UserError when there is no cluster at ``address``.
 
     The dashboard is always on: without it Ray Train cannot clean up after a stopped run, and later runs hang.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    absent = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(absent)
     import ray
 
     if ray.is_initialized():
@@ -46,12 +54,39 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         # "local": without it Ray would join whatever cluster somebody else left running on this machine.
         ray.init(address="local", include_dashboard=True, **options)
     else:
-        ray.init(address=address, **options)
+        _join(address, absent, options)
     try:
         with _sigterm_as_interrupt():
             yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, absent: Mapping[str, str], options: dict[str, Any]) -> None:
+    """Join a cluster, or say within seconds that there is none: Ray itself tries for minutes.
+
+    Its processes were started by somebody else: what is ``absent`` here, and theirs to know, they are told.
+    """
+    import ray
+
+    require_cluster(address)
+    told = {name: value for name, value in absent.items() if name.startswith(OF_WORKERS)}
+    try:
+        ray.init(address=address, runtime_env={"env_vars": told}, **options)
+    except ConnectionError as error:
+        if address != "auto":
+            raise
+        raise UserError(
+            "resources.address auto: no Ray cluster runs on this machine; leave resources.address out to start one, or "
+            "give HOST:PORT of one elsewhere"
+        ) from error
+
+
+def node_count() -> int:
+    """Nodes of the cluster that this process is connected to."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 @contextmanager

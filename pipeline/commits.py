@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.storage import LocalStorage, sha256_of
+from pipeline.errors import UserError
+from pipeline.inside import InsideName
+from pipeline.storage import Damaged, FileRecord, Storage
+
+KEEP = 2  # newest commits of a training whose files stay; finals always do
 
 log = logging.getLogger(__name__)
 
 
 class OwnershipLost(RuntimeError):  # noqa: N818 - it states what happened, as StopIteration does
     """Somebody else wrote the entry that was ours to write."""
-
-
-class FileRecord(BaseModel):
-    """Size in bytes and sha256 of one committed file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    bytes: int
-    sha256: str
 
 
 class Entry(BaseModel):
@@ -43,41 +39,74 @@ class Entry(BaseModel):
     owner: str
     nonce: str
     created: float
-    folder: str | None = None
-    files: dict[str, FileRecord] = {}
+    folder: InsideName | None = None
+    files: dict[InsideName, FileRecord] = {}
     info: dict[str, Any] = {}
 
 
-def records_of(folder: Path) -> dict[str, FileRecord]:
-    """Size and hash of every file below ``folder``, by its relative name."""
-    return {
-        str(path.relative_to(folder)): FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def _name_of(number: int) -> str:
+    """The file of an entry; the names of all are sorted as their numbers."""
+    return f"{number:08d}.json"
 
 
 class CommitLog:
     """The log under ``prefix``, seen by one ``owner`` (any unique string). Times come from ``clock``."""
 
-    def __init__(self, storage: LocalStorage, prefix: str, *, owner: str, clock: Any) -> None:
+    def __init__(self, storage: Storage, prefix: str, *, owner: str, clock: Any) -> None:
         self.storage = storage
         self.prefix = prefix
         self.owner = owner
         self.clock = clock
         self._next: int | None = None
+        self._read: dict[str, Entry] = {}
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first."""
-        names = self.storage.list(f"{self.prefix}/log")
-        return [Entry.model_validate_json(self.storage.read(f"{self.prefix}/log/{name}")) for name in names]
+        """All entries, oldest first. Raises UserError where one is altered or missing: nothing is guessed, since what
+        is not seen would be committed anew, or an older checkpoint be taken for the newest."""
+        found = [self._entry(name) for name in self.storage.list(f"{self.prefix}/log")]
+        for number, entry in enumerate(found, start=1):
+            if entry.number != number:
+                raise self._altered(f"{self.prefix}/log/{_name_of(number)}", "it is gone")
+        return found
+
+    def _entry(self, name: str) -> Entry:
+        """An entry never changes, so it is read once. Raises UserError for one that is not as it was written."""
+        if name not in self._read:
+            key = f"{self.prefix}/log/{name}"
+            try:
+                entry = Entry.model_validate_json(self.storage.read(key))
+            except ValidationError as error:
+                raise self._altered(key, "it is not what was written") from error
+            if name != _name_of(entry.number):
+                raise self._altered(key, f"it says that it is entry {entry.number}")
+            self._read[name] = entry
+        return self._read[name]
+
+    def newest(self) -> Entry | None:
+        """The newest commit by its entry; whether its files are whole is not looked at."""
+        read = map(self._entry, reversed(self.storage.list(f"{self.prefix}/log")))
+        return next((entry for entry in read if entry.kind == "commit"), None)
+
+    def _altered(self, key: str, told: str) -> UserError:
+        return UserError(
+            f"{self.storage.address}/{key}, an entry of a commit log, was cut or altered: {told}; put it back from a "
+            f"backup, or remove {self.storage.address}/{self.prefix} to have all of it computed again"
+        )
 
     def new_folder(self, label: str) -> tuple[str, Path]:
         """A fresh place for the files of a commit to be: (name, path). Nothing counts until it is committed."""
         name = f"{label}-{uuid.uuid4().hex[:8]}"
-        path = self.storage.path(f"{self.prefix}/{name}")
-        path.mkdir(parents=True)
-        return name, path
+        return name, self.storage.new_folder(f"{self.prefix}/{name}")
+
+    @contextmanager
+    def filling(self, label: str) -> Iterator[tuple[str, Path]]:
+        """``new_folder`` for the block to fill. Removed where it fails: room on a full disk, for the next try."""
+        name, folder = self.new_folder(label)
+        try:
+            yield name, folder
+        except BaseException:
+            self.storage.remove(f"{self.prefix}/{name}")
+            raise
 
     def take_over(self) -> Entry:
         """Become the owner: from here on only this object's commits are accepted."""
@@ -94,7 +123,7 @@ class CommitLog:
 
     def commit(self, folder: str, info: Mapping[str, Any]) -> Entry:
         """Publish ``folder`` (a name from ``new_folder``, its files complete). Raises OwnershipLost."""
-        files = records_of(self.storage.path(f"{self.prefix}/{folder}"))
+        files = self.storage.publish(f"{self.prefix}/{folder}")
         return self._publish("commit", folder=folder, files=files, info=dict(info))
 
     def _publish(self, kind: Literal["commit", "takeover"], **fields: Any) -> Entry:
@@ -103,7 +132,7 @@ class CommitLog:
             number=number, kind=kind, owner=self.owner, nonce=uuid.uuid4().hex, created=self.clock(), **fields
         )
         data = entry.model_dump_json(indent=1).encode()
-        if not self.storage.put_new(f"{self.prefix}/log/{number:08d}.json", data):
+        if not self.storage.put_new(f"{self.prefix}/log/{_name_of(number)}", data):
             winner = self.entries()[number - 1]
             raise OwnershipLost(
                 f"{self.prefix}: entry {number} was written by {winner.owner}; this process no longer owns the run"
@@ -111,27 +140,54 @@ class CommitLog:
         self._next = number + 1
         return entry
 
-    def latest_whole(self, accept: Callable[[Entry], bool] = lambda entry: True) -> tuple[Entry, Path] | None:
-        """The newest accepted commit whose files all have the recorded size and hash, and its folder; else None.
+    def latest_whole(
+        self, accept: Callable[[Entry], bool] = lambda entry: True, names: Collection[str] | None = None
+    ) -> tuple[Entry, Path] | None:
+        """The first of ``whole``; None where there is none."""
+        return next(self.whole(accept, names), None)
+
+    def whole(
+        self, accept: Callable[[Entry], bool] = lambda entry: True, names: Collection[str] | None = None
+    ) -> Iterator[tuple[Entry, Path]]:
+        """Accepted commits whose files all have the recorded size and hash, each with a folder of this machine that
+        holds them, or those in ``names``, newest first; they are fetched as they are asked for.
 
         A commit that fails the check is passed over with a warning that names the file.
         """
-        return next(self.whole(accept), None)
+        for entry in self.sound(accept):
+            try:
+                folder = self.fetch(entry, names)
+            except Damaged as damage:
+                self._pass_over(entry, str(damage))
+            else:
+                yield entry, folder
 
-    def whole(self, accept: Callable[[Entry], bool]) -> Iterator[tuple[Entry, Path]]:
-        """All accepted commits whose files are whole, newest first, each with its folder; see ``latest_whole``."""
+    def sound(self, accept: Callable[[Entry], bool] = lambda entry: True) -> Iterator[Entry]:
+        """All accepted commits that nothing is seen to be wrong with before their files are fetched, newest first.
+
+        In a folder that is all there can be; in a bucket sizes are compared, and hashes when a commit is fetched.
+        """
         for entry in reversed(self.entries()):
             if entry.kind != "commit" or not accept(entry):
                 continue
-            folder = self.storage.path(f"{self.prefix}/{entry.folder}")
-            if (fault := first_fault(folder, entry.files)) is None:
-                yield entry, folder
+            if (fault := self.storage.fault(f"{self.prefix}/{entry.folder}", entry.files)) is None:
+                yield entry
             else:
-                log.warning(
-                    "%s: commit %d is damaged (%s); going back to an earlier one", self.prefix, entry.number, fault
-                )
+                self._pass_over(entry, fault)
 
-    def prune(self, keep: int) -> None:
+    def fetch(self, entry: Entry, names: Collection[str] | None = None) -> Path:
+        """A folder of this machine with the files of a commit, whole, or with those in ``names``. Raises Damaged."""
+        wanted = {name: record for name, record in entry.files.items() if names is None or name in names}
+        return self.storage.fetch(f"{self.prefix}/{entry.folder}", wanted)
+
+    def is_there(self, entry: Entry) -> bool:
+        """Whether the files of a commit have not been pruned."""
+        return self.storage.fault(f"{self.prefix}/{entry.folder}", entry.files) is None
+
+    def _pass_over(self, entry: Entry, fault: str) -> None:
+        log.warning("%s: commit %d is damaged (%s); going back to an earlier one", self.prefix, entry.number, fault)
+
+    def prune(self, keep: int = KEEP) -> None:
         """Delete the files of all but the newest ``keep`` commits and those marked ``final``, and uncommitted folders.
 
         Commits that are ``kept`` under a name are not counted among these: of each name the newest stays. Entries stay:
@@ -145,24 +201,3 @@ class CommitLog:
         for name in self.storage.list(self.prefix):
             if name != "log" and name not in kept:
                 self.storage.remove(f"{self.prefix}/{name}")
-
-
-def first_fault(folder: Path, files: Mapping[str, FileRecord]) -> str | None:
-    """What is wrong with the first file that is missing, cut or altered; None when all are whole."""
-    for name, record in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != record.bytes:
-            return f"{name} has {path.stat().st_size} bytes instead of {record.bytes}"
-        status = path.stat()
-        if _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns) != record.sha256:
-            return f"{name} has another sha256"
-    return None
-
-
-@lru_cache(maxsize=100_000)
-def _hashed(path: Path, inode: int, size: int, changed: int) -> str:
-    """The sha256 of a file, taken once per process while nobody touches it: results are looked at again and again."""
-    del inode, size, changed  # they are what tells one state of the file from another
-    return sha256_of(path)

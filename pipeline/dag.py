@@ -14,17 +14,16 @@ import ast
 import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.commits import CommitLog, Entry
 from pipeline.experiment import digest_of
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +66,26 @@ class Node:
         return f"results/{self.name.replace('/', '-')}-{self.digest[:16]}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
-    """Says how far a node is, through a small file: the driver polls it, whichever process does the work."""
+    """Says how far a node is by a few bytes under ``key``: the driver looks there, whichever process does the work.
 
-    path: Path | None = None
+    ``[done, total, first, seconds]``: ``first`` was done when it spoke first, ``seconds`` before, so whoever reads it
+    knows the pace. None or no key: nobody asks.
+    """
+
+    storage: Storage | None = None
+    key: str | None = None
+    _first: tuple[float, int] | None = field(default=None, compare=False)
 
     def __call__(self, done: int, total: int) -> None:
-        if self.path is not None:
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps([done, total]))
-            temporary.replace(self.path)
+        if self.storage is None or self.key is None:
+            return
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = now, done
+        told = [done, total, self._first[1], round(now - self._first[0], 3)]
+        self.storage.tell(self.key, json.dumps(told).encode())
 
 
 @dataclass(frozen=True)
@@ -86,22 +94,98 @@ class Task:
 
     node: str
     config: Mapping[str, Any]
-    inputs: Mapping[str, Path]  # folder of each input's result
+    inputs: Mapping[str, Path]  # folder of each input's result, fetched when it is asked for (``Folders``)
     out: Path  # an empty folder for the result's files
     context: Mapping[str, Any]
-    storage: LocalStorage
+    storage: Storage
     progress: Progress
-    scratch: Path = Path()  # what outlives a killed driver, for the same node to find; removed with the commit
+    # Key of what outlives a killed driver, for the same node to find; removed with the commit.
+    scratch: str = "scratch"
+
+
+class Committed(NamedTuple):
+    """A commit, whose files are fetched when they are asked for; ``log`` is where ``entry`` stands."""
+
+    log: CommitLog
+    entry: Entry
+
+
+Place = Path | str | Committed  # a folder, or what is fetched into one
 
 
 @dataclass(frozen=True)
 class Result:
-    """A stored result: its folder, the function's summary and how long it took to compute."""
+    """A stored result: where its files are, the function's summary and how long it took to compute."""
 
-    folder: Path
+    place: Place
     summary: Mapping[str, Any]
     seconds: float
     reused: bool
+
+    @property
+    def folder(self) -> Path:
+        """A folder of this machine with all of its files. Raises Damaged."""
+        return folder_of(self.place)
+
+    def part(self, *names: str) -> Path:
+        """A folder of this machine with those of its files that are called so; no others are fetched. Raises
+        Damaged."""
+        return self.place.log.fetch(self.place.entry, names) if isinstance(self.place, Committed) else Path(self.place)
+
+    def file(self, name: str) -> Path:
+        """One of its files on this machine, there or not. Raises Damaged."""
+        return self.part(name) / name
+
+    @property
+    def address(self) -> str:
+        """Where its files lie in the storage: a folder, or ``s3://BUCKET/...``."""
+        if not isinstance(self.place, Committed):
+            return str(self.place)
+        log, entry = self.place
+        return f"{log.storage.address}/{log.prefix}/{entry.folder}"
+
+    @property
+    def revision(self) -> str:
+        """That of the source tree which computed it."""
+        return self.place.entry.info.get("revision", "unknown") if isinstance(self.place, Committed) else "unknown"
+
+    @property
+    def key(self) -> str:
+        """What its node is called in the storage, less the folder of all results."""
+        place = self.place
+        return place.log.prefix.rpartition("/")[2] if isinstance(place, Committed) else Path(place).parent.name
+
+
+@dataclass(frozen=True)
+class Folders(Mapping[str, Path]):
+    """The folders of results by the role they play, each fetched when it is asked for, on the machine that asks.
+
+    May be pickled: another machine fetches its own. KeyError for a role that nothing plays.
+    """
+
+    results: Mapping[str, Result]
+
+    def __getitem__(self, role: str) -> Path:
+        return self.results[role].folder
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.results  # without fetching it
+
+
+def place_of(inputs: Mapping[str, Path], role: str) -> Place:
+    """Where an input is, for another machine to fetch it: see ``folder_of``."""
+    return inputs.results[role].place if isinstance(inputs, Folders) else inputs[role]
+
+
+def folder_of(place: Place) -> Path:
+    """A folder of this machine with the files at ``place``. Raises Damaged."""
+    return place.log.fetch(place.entry) if isinstance(place, Committed) else Path(place)
 
 
 class NodeFailed(RuntimeError):  # noqa: N818 - it states what happened
@@ -153,9 +237,10 @@ def source_of(function: str) -> str:
 _WARNED: set[str] = set()  # said once per process and node
 
 
-def stored(node: Node, storage: LocalStorage) -> Result | None:
+def stored(node: Node, storage: Storage) -> Result | None:
     """The stored result of ``node``, or None. Warns when the code changed under an unchanged version."""
-    entry = committed(node, storage)
+    commits = CommitLog(storage, node.key, owner="reader", clock=time.time)
+    entry = next(commits.sound(), None)
     if entry is None:
         return None
     if entry.info.get("source") != source_of(node.function) and node.name not in _WARNED:
@@ -165,20 +250,20 @@ def stored(node: Node, storage: LocalStorage) -> Result | None:
             node.name,
             node.function,
         )
-    return Result(storage.path(f"{node.key}/{entry.folder}"), entry.info["summary"], entry.info["seconds"], reused=True)
+    return Result(Committed(commits, entry), entry.info["summary"], entry.info["seconds"], reused=True)
 
 
-def committed(node: Node, storage: LocalStorage) -> Entry | None:
-    found = CommitLog(storage, node.key, owner="reader", clock=time.time).latest_whole()
-    return found[0] if found else None
+def is_stored(node: Node, storage: Storage) -> bool:
+    """Whether there is a result of ``node``."""
+    return next(CommitLog(storage, node.key, owner="reader", clock=time.time).sound(), None) is not None
 
 
-def missing(targets: Sequence[Node], storage: LocalStorage) -> list[Node]:
+def missing(targets: Sequence[Node], storage: Storage) -> list[Node]:
     """What must be computed for ``targets``: inputs of a stored result are not visited."""
     order: dict[str, Node] = {}
 
     def visit(node: Node) -> None:
-        if node.digest not in order and committed(node, storage) is None:
+        if node.digest not in order and not is_stored(node, storage):
             for parent in node.inputs.values():
                 visit(parent)
             order[node.digest] = node

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.dag import stored
-from pipeline.data.datasets import data_place
+from pipeline.data.datasets import MANIFEST_PART, data_place
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.events import Events
@@ -40,13 +40,13 @@ def load_cascade(experiment: Experiment, upto: str, device: str) -> tuple[Cascad
         result = stored(nodes.train(name), storage)
         if result is None:
             raise UserError(
-                f"stage {name} is not trained for these settings in {storage.root}; `rayfall train` it first"
+                f"stage {name} is not trained for these settings in {storage.address}; `rayfall train` it first"
             )
         ema_length = experiment.stages[name].sampling.ema_length
         stages.append(load_trained(result.folder, ema_length=ema_length, device=device))
     data = stored(nodes.data, storage)
     assert data is not None, "a trained stage has its data"
-    classes = load_manifest(data_place(data.folder).address).classes
+    classes = load_manifest(data_place(data.part(*MANIFEST_PART)).address).classes
     return Cascade(stages, [experiment.stages[name].sampling for name in names]), classes, data.folder
 
 
@@ -83,7 +83,7 @@ def draw_samples(
     events.started("sample")
     for indices, asked in blocks_of(count, evaluation.block):
         wanted = (
-            labels_of(evaluation.labels, indices, len(classes), str(data))
+            labels_of(evaluation.labels, indices, len(classes), data)
             if label is None
             else torch.full_like(indices, classes.index(label))
         )

@@ -12,6 +12,7 @@ from pipeline.dag import Node
 from pipeline.errors import UserError
 from pipeline.scorer_specs import ClassifierScorer, DinoScorer, InceptionScorer
 from pipeline.scoring.weights import WeightsFile, resolve_scorer_weights
+from pipeline.storage import open_storage
 from pipeline.trained_nodes import FEATURE_SEED, TrainedNodes
 
 KEPT_BLOCKS = 16  # canonical blocks in a shard of samples
@@ -58,7 +59,7 @@ class DrawnNodes(TrainedNodes):
             else:
                 found = _weights(scorer, store)
                 settings |= scorer.model_dump(mode="json", include={"model"}) | {"sha256": found.sha256}
-                weights[scorer.name] = str(found.path)
+                weights[scorer.name] = {"path": str(found.path), "scorer": scorer.model_dump(mode="json")}
             scorers.append(settings)
         config = {"scorers": scorers, "block": evaluation.block}
         return config, inputs, {**self._context, "weights": weights}
@@ -185,13 +186,14 @@ def _without_levels(node: Node) -> Node:
 
 
 @lru_cache(maxsize=8)
-def _weights(scorer: InceptionScorer | DinoScorer, store: Path) -> WeightsFile:
-    """The weights file of a scorer. A URL is fetched into the store, where all workers see it.
+def _weights(scorer: InceptionScorer | DinoScorer, store: str) -> WeightsFile:
+    """The weights file of a scorer. A URL is fetched into the store, where all workers see it, or to this machine where
+    the store is a bucket; then each machine that measures fetches its own.
 
     UserError without the file; where its sha256 is given what was made with it can be looked at without it.
     """
     try:
-        return resolve_scorer_weights(scorer, store.expanduser().absolute() / "weights")
+        return resolve_scorer_weights(scorer, open_storage(store).cache_folder("weights"))
     except UserError:
         if scorer.sha256 is None or "://" in scorer.weights or Path(scorer.weights).exists():
             raise

@@ -8,42 +8,43 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pipeline.addresses import without_secret
+from pipeline.alike import Alike
 from pipeline.commits import CommitLog, OwnershipLost
-from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, source_of, stored
+from pipeline.dag import Folders, Node, NodeFailed, Progress, Result, Task, ancestry, missing, source_of, stored
 from pipeline.errors import UserError
 from pipeline.events import Events
+from pipeline.leases import this_process
+from pipeline.node_failures import failure_sentence, note_failure
+from pipeline.objects import MissingObject, StoreError
 from pipeline.revision import git_revision
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.storage import Storage, open_storage
 
 
-def compute(node: Node, root: Path, progress_file: Path | None = None, revision: str | None = None) -> Result:
-    """Run one node's function here and commit its result. Its inputs must be stored already.
+def compute(node: Node, address: str, progress: str | None = None, revision: str | None = None) -> Result:
+    """Run one node's function here and commit its result to the storage at ``address``. Its inputs must be there.
 
+    ``progress`` is the key under which to say how far it is.
     ``revision`` is that of the source tree where the caller knows it better than this process, which may run from a
     copy.
     """
-    storage = open_storage(root)
+    storage = open_storage(address, known=True)
     if (known := stored(node, storage)) is not None:
         return known
-    inputs = _inputs_of(node, storage)
-    owner = f"{os.uname().nodename}:{os.getpid()}"
-    commits = CommitLog(storage, node.key, owner=owner, clock=time.time)
+    commits = CommitLog(storage, node.key, owner=this_process(), clock=time.time)
     commits.begin()
     name, out = commits.new_folder("files")
     started = time.time()
-    scratch = f"scratch/{node.key.removeprefix('results/')}"
-    task = Task(
-        node.name, node.config, inputs, out, node.context, storage, Progress(progress_file), storage.path(scratch)
-    )
+    scratch = scratch_of(node)
+    told = Progress(storage, progress)
+    task = Task(node.name, node.config, inputs_of(node, storage), out, node.context, storage, told, scratch)
     try:
         summary = function_of(node.function)(task) or {}
     except (NodeFailed, UserError):
@@ -61,17 +62,20 @@ def compute(node: Node, root: Path, progress_file: Path | None = None, revision:
     storage.remove(scratch)
     result = stored(node, storage)
     assert result is not None
-    return Result(result.folder, result.summary, seconds, reused=False)
+    return Result(result.place, result.summary, seconds, reused=False)
 
 
-def _inputs_of(node: Node, storage: LocalStorage) -> dict[str, Path]:
-    """The folder of each stored input by its role."""
-    inputs = {}
-    for role, parent in node.inputs.items():
-        result = stored(parent, storage)
-        assert result is not None, f"{node.name} was started before its input {parent.name}"
-        inputs[role] = result.folder
-    return inputs
+def inputs_of(node: Node, storage: Storage) -> Folders:
+    """The stored inputs of a node."""
+    found = {role: stored(parent, storage) for role, parent in node.inputs.items()}
+    absent = [role for role, result in found.items() if result is None]
+    assert not absent, f"{node.name} was started before its inputs {', '.join(absent)}"
+    return Folders({role: result for role, result in found.items() if result is not None})
+
+
+def scratch_of(node: Node) -> str:
+    """Key of what a node leaves for itself until it is committed."""
+    return f"scratch/{node.key.removeprefix('results/')}"
 
 
 def function_of(name: str) -> Callable[[Task], dict[str, Any] | None]:
@@ -81,7 +85,7 @@ def function_of(name: str) -> Callable[[Task], dict[str, Any] | None]:
     return found
 
 
-def execute(targets: Sequence[Node], storage: LocalStorage, events: Events, *, use_ray: bool) -> dict[str, Result]:
+def execute(targets: Sequence[Node], storage: Storage, events: Events, *, use_ray: bool) -> dict[str, Result]:
     """Compute what is missing for ``targets`` and return the result of every target by name.
 
     With ``use_ray`` (Ray must be initialised) nodes whose inputs are ready run at the same time as Ray tasks;
@@ -97,16 +101,16 @@ def execute(targets: Sequence[Node], storage: LocalStorage, events: Events, *, u
     else:
         for node in todo:
             events.started(node.name)
-            events.finished(node.name, compute(node, storage.root).seconds, False)
+            events.finished(node.name, compute(node, storage.address).seconds, False)
     results = {node.name: stored(node, storage) for node in targets}
     assert all(results.values()), "every target is stored after execution"
     done = {node.name for node in todo}
-    return {n: Result(r.folder, r.summary, r.seconds, n not in done) for n, r in results.items() if r is not None}
+    return {n: Result(r.place, r.summary, r.seconds, n not in done) for n, r in results.items() if r is not None}
 
 
 def attempt(
     targets: Sequence[Node],
-    storage: LocalStorage,
+    storage: Storage,
     events: Events,
     *,
     at_once: Mapping[str, int],
@@ -125,24 +129,6 @@ def attempt(
     return run.failed
 
 
-def failure_sentence(error: Exception, file: Path) -> str:
-    """The sentence of a node that failed with ``error``, without what an address in it lets in with.
-
-    A traceback, or what Ray says in many lines of a lost process, is written to ``file``, which the sentence then
-    names; else there is no such file afterwards.
-    """
-    told, trace = str(error), error.trace if isinstance(error, NodeFailed) else ""
-    if not isinstance(error, NodeFailed | UserError):
-        first, *more = told.strip().splitlines() or [""]
-        told, trace = f"{type(error).__name__}: {first}", told if more else ""
-    if not trace:
-        file.unlink(missing_ok=True)
-        return without_secret(told)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(without_secret(trace))
-    return f"{without_secret(told)} (traceback: {file})"
-
-
 def _own_name(node: Node) -> str:
     return node.name
 
@@ -151,14 +137,16 @@ def _own_name(node: Node) -> str:
 class _RayRun:
     """Nodes as Ray tasks, each as soon as its inputs are stored and its kind has room."""
 
-    storage: LocalStorage
+    storage: Storage
     events: Events
     at_once: Mapping[str, int] = field(default_factory=dict)
     called: Callable[[Node], str] = _own_name
     traces: str | None = None  # where failures are tolerated, the folder of their tracebacks
     failed: dict[str, str] = field(default_factory=dict)  # digest -> why
     waiting: dict[str, Node] = field(default_factory=dict)
-    running: dict[Any, tuple[Node, Path]] = field(default_factory=dict)
+    running: dict[Any, tuple[Node, str]] = field(default_factory=dict)  # with the key of how far it is
+    alike: Alike = field(default_factory=Alike)
+    looked: float = -math.inf  # when it was last seen how far nodes are, by the monotonic clock
 
     def compute(self, todo: Sequence[Node]) -> None:
         """Compute ``todo``. Raises what a node raised, unless failures are tolerated."""
@@ -175,16 +163,25 @@ class _RayRun:
                 ready, _ = ray.wait(list(self.running), timeout=0.25)
                 for reference in ready:
                     self._finish(reference)
-                for node, progress in self.running.values():
-                    if progress.exists():
-                        self.events.progress(self.called(node), *json.loads(progress.read_text()))
+                self._look()
         finally:
             for reference in self.running:
                 ray.cancel(reference, force=False)
 
-    def _trace(self, node: Node) -> Path:
+    def _look(self) -> None:
+        """Tell how far nodes are, and whether the cluster's are fit, as often as the storage is to be asked."""
+        if time.monotonic() - self.looked < self.storage.patience:
+            return
+        self.alike.look()
+        for node, progress in self.running.values():
+            with suppress(FileNotFoundError, MissingObject, StoreError):  # only shown: asked for again soon
+                if told := json.loads(self.storage.read(progress)):
+                    self.events.progress(self.called(node), *told[:2])
+        self.looked = time.monotonic()
+
+    def _trace(self, node: Node) -> str:
         assert self.traces is not None, "what fails is tolerated"
-        return self.storage.path(f"{self.traces}/{node.key.removeprefix('results/')}.txt")
+        return f"{self.traces}/{node.key.removeprefix('results/')}.txt"
 
     def _give_up(self) -> None:
         """What needs a failed node fails; inputs stand before those that use them, so one pass is enough."""
@@ -198,8 +195,6 @@ class _RayRun:
         import ray
 
         remote: Any = ray.remote(compute)
-        folder = self.storage.path("progress")
-        folder.mkdir(parents=True, exist_ok=True)
         busy = {node.digest for node, _ in self.running.values()}
         kinds = [_kind(node) for node, _ in self.running.values()]
         for node in list(self.waiting.values()):
@@ -208,10 +203,10 @@ class _RayRun:
                 continue
             if kinds.count(kind) >= self.at_once.get(kind, len(kinds) + 1):
                 continue
-            progress = folder / f"{node.digest[:16]}.json"
-            progress.unlink(missing_ok=True)
+            progress = f"progress/{node.digest[:16]}.json"
+            self.storage.put(progress, b"[]")  # it is being computed, and says nothing yet
             needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
-            reference = remote.options(**needs).remote(node, self.storage.root, progress, git_revision())
+            reference = remote.options(**needs).remote(node, self.storage.address, progress, git_revision())
             self.running[reference] = (self.waiting.pop(node.digest), progress)
             busy.add(node.digest)
             kinds.append(kind)
@@ -222,15 +217,16 @@ class _RayRun:
         try:
             result = _get(reference, node)
         except Exception as error:
+            note_failure(node, error, self.storage)
             if self.traces is None:
                 raise
-            self.failed[node.digest] = failure_sentence(error, self._trace(node))
+            self.failed[node.digest] = failure_sentence(error, self.storage, self._trace(node))
             self.events.message(f"{self.called(node)}: failed: {self.failed[node.digest]}")
             return
         finally:
-            progress.unlink(missing_ok=True)
+            self.storage.remove(progress)
         if self.traces is not None:  # of an earlier command, which may have failed here
-            self._trace(node).unlink(missing_ok=True)
+            self.storage.remove(self._trace(node))
         self.events.finished(self.called(node), result.seconds, False)
 
 

@@ -35,12 +35,7 @@ def digest_of(value: Any) -> str:
 def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """Read, override (``a.b=c``, c as YAML) and validate. Raises UserError naming file, line and path."""
     path = Path(path)
-    document = _document(path)
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: an experiment is a mapping of settings, such as `name: demo`")
-    data = _plain(document)
-    for override in overrides:
-        apply_override(data, override)
+    document, data = _read(path, overrides)
     try:
         experiment = Experiment.model_validate(data)
         check_search(experiment)
@@ -48,6 +43,22 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experime
     except ValidationError as error:
         raise UserError(located(path, document, data, error)) from error
     return experiment
+
+
+def read_settings(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file and the overrides say, as they say it: no defaults, nothing validated."""
+    return _read(Path(path), overrides)[1]
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """The file with the lines of its keys, and as plain values with the overrides applied."""
+    document = _document(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: an experiment is a mapping of settings, such as `name: demo`")
+    data = _plain(document)
+    for override in overrides:
+        apply_override(data, override)
+    return document, data
 
 
 def _document(path: Path) -> Any:

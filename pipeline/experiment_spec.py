@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from pipeline.ablation.spec import AblationSpec
 from pipeline.agreement import (
@@ -116,13 +116,20 @@ class ResourcesSpec(Spec):
         return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
 
+def _as_text(address: object) -> object:
+    """A folder may be given as a path, from a program."""
+    return str(address) if isinstance(address, Path) else address
+
+
 class Experiment(Spec):
     """Everything one YAML says."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: str = ""
     seed: Seed = 0
-    store: Path = Path("rayfall-store")
+    store: Annotated[str, BeforeValidator(_as_text), Field(min_length=1)] = Field(
+        "rayfall-store", description="Where all results go: a folder that every worker sees, or s3://BUCKET/PREFIX."
+    )
     data: DataSpec
     stages: dict[Name, StageConfig] = Field(min_length=1)
     cascades: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] | None = Field(

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from pipeline.classifier import WEIGHTS_FILE, Classifier, load_classifier, ranked
 from pipeline.parts import device_of
+from pipeline.scorer_specs import DinoScorer, InceptionScorer
 from pipeline.scoring.examination import colour_means, power_bands
 from pipeline.scoring.extractors import Extractor, Mark, build_extractor, extractor_mark
-from pipeline.scoring.weights import digest_of
+from pipeline.scoring.weights import digest_of, resolve_scorer_weights
 from stages.images import to_float
 
 Pixels = npt.NDArray[np.uint8]
@@ -59,9 +60,18 @@ def measures_of(config: Mapping[str, Any], inputs: Mapping[str, str | Path], con
     weights = {}
     for scorer in config["scorers"]:
         kind = scorer["kind"]
-        weights[kind] = str(inputs["feature_classifier"] if kind == "classifier" else context["weights"][kind])
+        of_net = inputs["feature_classifier"] if kind == "classifier" else _weights_here(**context["weights"][kind])
+        weights[kind] = str(of_net)
     scorers = tuple((tuple(sorted(scorer.items())), weights[scorer["kind"]]) for scorer in config["scorers"])
     return _loaded(scorers, str(inputs["judge"]) if "judge" in inputs else None, device_of(context))
+
+
+def _weights_here(path: str, scorer: Mapping[str, Any]) -> Path:
+    """The file at ``path``, of the ``scorer`` of these settings; fetched here too where it came from a URL."""
+    if not Path(path).is_file() and "://" in scorer["weights"]:
+        spec = InceptionScorer if scorer["kind"] == "inception" else DinoScorer
+        return resolve_scorer_weights(spec.model_validate(scorer), Path(path).parent).path
+    return Path(path)
 
 
 @lru_cache(maxsize=2)

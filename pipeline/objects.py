@@ -1,7 +1,7 @@
 """Bytes under names below one address, a folder or a prefix of an S3 bucket: the same verbs for both.
 
-Where data sets and their sources lie. Not where results lie: that is ``storage``, whose ``put_new`` publishes only if
-nobody else did. Nothing here knows what the bytes mean; ``s3`` holds the other half, the only one that needs boto3.
+Where data sets and their sources lie, and what ``storage`` keeps results in. Nothing here knows what the bytes mean;
+``s3`` holds the other half, the only one that needs boto3.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pipeline.errors import UserError
+from pipeline.inside import leads_elsewhere
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part")
 _ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]+)(?:/(.*))?", re.DOTALL)
@@ -54,8 +55,19 @@ class Objects(Protocol):
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(name, bytes) of every object whose name begins with ``prefix``, sorted; nothing when there is none."""
 
+    def below(self, prefix: str) -> list[str]:
+        """The next part of every name that begins with ``prefix/``, sorted: what a folder would show, no temporaries.
+        All names where ``prefix`` is empty."""
+
     def write(self, name: str, data: bytes) -> None:
         """Store ``data``, whole or not at all, replacing what was there."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Store ``data``, whole or not at all, unless there is such an object; True if it is ours.
+
+        Of any number that ask at once one gets True. ``data`` must hold something of its writer's own (a nonce): where
+        an answer was lost, it is by the bytes that a writer knows the object for its own.
+        """
 
     def upload(self, name: str, file: Path) -> None:
         """Store a file's bytes, whole or not at all, replacing what was there. The file may be gone afterwards."""
@@ -93,7 +105,7 @@ def open_objects(address: str | Path) -> Objects:
 
 def check_name(name: str, address: str) -> None:
     """Refuse a name that is empty, absolute or leads outside ``address`` (names come from manifests and archives)."""
-    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+    if leads_elsewhere(name):
         raise UserError(f"{name!r} is not the name of an object below {address}: it is empty or leads elsewhere")
 
 
@@ -158,8 +170,24 @@ class LocalObjects:
             found = list(_files(start, f"{folder}/" if folder else "", ())) if start.is_dir() else []
         yield from sorted(one for one in found if one[0].startswith(prefix))
 
+    def below(self, prefix: str) -> list[str]:
+        folder = self.path(prefix) if prefix else self.root
+        with self._told(prefix, "listed"):
+            found = os.listdir(folder) if folder.is_dir() else []
+        return sorted(name for name in found if not _TEMPORARY.fullmatch(name))
+
     def write(self, name: str, data: bytes) -> None:
         self._publish(name, lambda file: file.write(data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self.path(name)
+        with self._told(name, "written"), self._unnamed(path, lambda file: file.write(data)) as temporary:
+            try:
+                # A link fails when the target exists: the file system's own "if none match".
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        return True
 
     def upload(self, name: str, file: Path) -> None:
         path = self.path(name)
@@ -182,17 +210,22 @@ class LocalObjects:
     def _publish(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         """Bytes get their name by rename, after they are on the disk: no reader and no power cut sees half of them."""
         path = self.path(name)
+        with self._told(name, "written"), self._unnamed(path, fill) as temporary:
+            temporary.replace(path)
+
+    @contextmanager
+    def _unnamed(self, path: Path, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
+        """A file beside ``path`` that holds all that ``fill`` writes, on the disk; gone after the block."""
         temporary = path.parent / f".{uuid.uuid4().hex}.part"
-        with self._told(name, "written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _told(self, name: str, verb: str) -> Iterator[None]:

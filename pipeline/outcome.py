@@ -12,7 +12,7 @@ from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.scoring.passport import Passport
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 SCORES = ("samples", "fid", "fid_error", "kid", "accuracy", "precision", "recall")
 BESIDE = ("chain", "restoration", "memorisation", "cas", "bound")  # nodes of a stage beside its scores
@@ -41,7 +41,7 @@ class Outcome:
         return self.results.get(f"cas/real/{self.experiment.stages[name].size}")
 
 
-def targets_of(experiment: Experiment, storage: LocalStorage) -> list[Node]:
+def targets_of(experiment: Experiment, storage: Storage) -> list[Node]:
     """The search (if any) and every score.
 
     Scores are those of the settings that the search chose where its result is stored, else of the YAML's own.
@@ -55,7 +55,7 @@ def targets_of(experiment: Experiment, storage: LocalStorage) -> list[Node]:
     return targets + Nodes(experiment).evaluation()
 
 
-def outcome_of(experiment: Experiment, storage: LocalStorage) -> Outcome:
+def outcome_of(experiment: Experiment, storage: Storage) -> Outcome:
     """All results that are stored, by node name."""
     nodes = ancestry(targets_of(experiment, storage))
     results = {node.name: result for node in nodes if (result := stored(node, storage))}
@@ -64,7 +64,7 @@ def outcome_of(experiment: Experiment, storage: LocalStorage) -> Outcome:
     return Outcome(experiment, chosen, results, nodes, found, _during(experiment, storage))
 
 
-def _during(experiment: Experiment, storage: LocalStorage) -> dict[str, list[tuple[int, float]]]:
+def _during(experiment: Experiment, storage: Storage) -> dict[str, list[tuple[int, float]]]:
     """What stages scored while they were trained, with the settings of the YAML."""
     if experiment.evaluation.during is None:
         return {}

@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.storage import Storage
 
 
 def check_file(path: Path | None) -> None:
@@ -85,3 +89,12 @@ def users_choice(path: Path | None) -> Iterator[None]:
         if path is None:
             raise
         raise UserError(f"{path} cannot be written: {error.strerror}; name another place") from None
+
+
+def keep_report(storage: Storage, key: str, page: str, path: Path | None = None) -> str:
+    """Write a page where a person wants it, else as ``key`` of the storage; where it is."""
+    if path is not None:
+        with users_choice(path):
+            return str(write_whole(path, page))
+    storage.put(key, page.encode())
+    return f"{storage.address}/{key}"

@@ -1,6 +1,6 @@
 """A node's work in parts: ranges of image indices, computed anywhere, put together in index order.
 
-A part is a file of named arrays with one row per image, published whole or not at all. So a worker that is lost costs
+A part is an object of named arrays, one row per image, published whole or not at all. So a worker that is lost costs
 its part, which is computed again, and a driver that is killed finds finished parts when the node is started again.
 ``Assembly`` lays the rows of all parts end to end, whatever their sizes: how images were grouped into parts, and
 parts into workers, leaves no trace in the result.
@@ -9,8 +9,8 @@ parts into workers, leaves no trace in the result.
 from __future__ import annotations
 
 import importlib
+import io
 import time
-import uuid
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.dag import Task, source_of
 from pipeline.fan_out import FanOut, in_turn, on_ray
+from pipeline.objects import MissingObject, Objects
 from pipeline.scoring.statistics import BLOCK, FeatureStats
 
 Rows = dict[str, npt.NDArray[Any]]
@@ -30,7 +31,7 @@ Rows = dict[str, npt.NDArray[Any]]
 PART = 256  # images; what a lost worker costs. Not of the number of workers: another number finds the same parts
 
 
-SECONDS = "part_seconds"  # the one array of a part's file that has no row per image: what computing it took
+SECONDS = "part_seconds"  # the one array of a part that has no row per image: what computing it took
 
 
 class Part(NamedTuple):
@@ -46,11 +47,12 @@ class PartJob:
 
     function: str  # "pipeline.sampling:draw_part", a plain function PartJob -> Rows
     config: Mapping[str, Any]
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, Path]
     context: Mapping[str, Any]
     start: int
     stop: int
-    file: str
+    objects: Objects  # where the part is to be
+    name: str
 
     def blocks(self) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
         """The canonical blocks of this part: (indices (block,), how many of them are asked for).
@@ -63,19 +65,16 @@ class PartJob:
 
 
 def compute_part(job: PartJob) -> int:
-    """Compute one part unless its file is there; the number of its images."""
-    path = Path(job.file)
-    if not path.exists():
+    """Compute one part unless it is there; the number of its images."""
+    if job.objects.size(job.name) is None:
         module, name = job.function.split(":")
         function: Callable[[PartJob], Rows] = getattr(importlib.import_module(module), name)
         started = time.perf_counter()
         rows = function(job)
         rows = {**rows, SECONDS: np.array(time.perf_counter() - started)}
-        path.parent.mkdir(parents=True, exist_ok=True)  # another driver may have committed the node and cleared it away
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **rows)
-        temporary.replace(path)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **rows)
+        job.objects.write(job.name, file.getvalue())
     return job.stop - job.start
 
 
@@ -87,14 +86,13 @@ def part_jobs(task: Task, function: str, first: int, count: int) -> list[PartJob
     """
     config, context = dict(task.config), dict(task.context)
     assert first % config["block"] == 0, "a part begins where a block does"
-    inputs = {role: str(path) for role, path in task.inputs.items()}
     made_by = f"{device_of(context)}-{context['threads']}-{source_of(function)[:16]}"
     step = max(1, PART // config["block"]) * config["block"]
-    jobs = []
+    objects, jobs = task.storage.objects(task.scratch), []
     for start in range(first, count, step):
         stop = min(start + step, count)
-        file = task.scratch / made_by / f"{start:09d}-{stop:09d}.npz"
-        jobs.append(PartJob(function, config, inputs, context, start, stop, str(file)))
+        name = f"{made_by}/{start:09d}-{stop:09d}.npz"
+        jobs.append(PartJob(function, config, task.inputs, context, start, stop, objects, name))
     return jobs
 
 
@@ -112,16 +110,18 @@ def parts_of(task: Task, function: str, count: int, *, first: int = 0) -> Iterat
 
 
 def _load(job: PartJob) -> Part:
-    """A part from its file; computed once more where another driver committed the node first and cleared it away, or
-    where its file was damaged."""
+    """A part that was computed; once more where another driver committed the node first and cleared it away, or where
+    it was damaged."""
     while True:
         try:
-            with np.load(job.file, allow_pickle=False) as rows:
+            with np.load(io.BytesIO(job.objects.read(job.name)), allow_pickle=False) as rows:
                 arrays = dict(rows)
             return Part(arrays, float(arrays.pop(SECONDS)))
-        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-            Path(job.file).unlink(missing_ok=True)
-            compute_part(job)
+        except MissingObject:
+            pass
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
+            job.objects.remove(job.name)
+        compute_part(job)
 
 
 def fan_out_of(context: Mapping[str, Any]) -> FanOut:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.dag import stored
-from pipeline.data.datasets import data_place
+from pipeline.data.datasets import MANIFEST_PART, data_place
 from pipeline.data.drawn import CLASSES
 from pipeline.data.forms import form_for
 from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -201,4 +201,4 @@ def _manifest(experiment: Experiment) -> Manifest | None:
     if not isinstance(data, DrawnData) and not Path(data.location).expanduser().exists():
         return None
     found = stored(Nodes(experiment).data, open_storage(experiment.store))
-    return load_manifest(data_place(found.folder).address) if found else None
+    return load_manifest(data_place(found.part(*MANIFEST_PART)).address) if found else None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 CLASSES, EACH = 10, 8  # rows and columns of a grid
 ARRAYS = ("preview", "preview_labels", "preview_indices")
+PREVIEW = tuple(f"{name}.npy" for name in ARRAYS)  # files
 
 Rows = dict[str, npt.NDArray[Any]]
 

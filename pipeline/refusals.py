@@ -1,4 +1,7 @@
-"""A worker's UserError ends a Ray Train run at once; every other failure is Ray's to retry. The only user of the hook.
+"""What a worker meets again however often it is tried ends a Ray Train run at once; all else is Ray's to retry.
+
+That is a UserError, and a loss that is not finite: every draw of a step follows from its number. The only user of the
+hook.
 
 Ray retries whatever a worker raises, and starts a group of workers for each try only to hear the same sentence again.
 It has no setting for that, but it calls its callbacks with what the workers raised before it decides, and what a
@@ -13,20 +16,20 @@ from typing import Any
 
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 
-from pipeline.errors import UserError
+from pipeline.errors import REFUSALS, Refusal
 
 
 class EndOnRefusal(UserCallback):
-    """Among the callbacks of a run's ``RunConfig``: no retries where a worker raised UserError."""
+    """Among the callbacks of a run's ``RunConfig``: no retries where a worker raised one of ``REFUSALS``."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the UserError of the lowest rank that has one, if any; called in Ray's controller."""
+        """Raise the refusal of the lowest rank that has one, if any; called in Ray's controller."""
         for _, error in sorted(worker_exceptions.items()):
-            if isinstance(error, UserError):
+            if isinstance(error, REFUSALS):
                 raise error
 
 
-def refusal_behind(failure: TrainingFailedError) -> UserError | None:
-    """The UserError that a run with ``EndOnRefusal`` ended with, None where it failed otherwise."""
+def refusal_behind(failure: TrainingFailedError) -> Refusal | None:
+    """The refusal that a run with ``EndOnRefusal`` ended with, None where it failed otherwise."""
     cause = failure.controller_failure if isinstance(failure, ControllerError) else None
-    return cause if isinstance(cause, UserError) else None
+    return cause if isinstance(cause, REFUSALS) else None

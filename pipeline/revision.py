@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
+
+TOLD = "RAYFALL_REVISION"  # environment of a submitted job: a copy without git is told what it is a copy of
 
 
 @cache
 def git_revision() -> str:
     """Revision of this source tree, with "+changes" when it differs from it; "unknown" outside a checkout."""
+    if told := os.environ.get(TOLD):
+        return told
     here = Path(__file__).parent
     try:
         revision = _git(here, "rev-parse", "HEAD")

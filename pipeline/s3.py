@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,69 @@ class S3Objects:
         head = self._head(name)
         return None if head is None else head["ContentLength"]
 
+    def age(self, name: str) -> float | None:
+        """Seconds since an object was written, both times as the store has them; None where there is none."""
+        head = self._head(name)
+        if head is None:
+            return None
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return max(0.0, (now - head["LastModified"]).total_seconds())
+
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         below = f"{self.prefix}/" if self.prefix else ""
-        page: dict[str, Any] = {"Bucket": self.bucket, "Prefix": below + prefix}
-        while True:
-            answer = self.requests.tried(self._told(prefix), lambda client: client.list_objects_v2(**page))
+        for answer in self._pages(prefix, Prefix=below + prefix):
             for entry in answer.get("Contents", ()):
                 if not entry["Key"].endswith("/"):  # consoles make such objects to show an empty folder
                     yield entry["Key"].removeprefix(below), entry["Size"]
+
+    def _pages(self, told: str, **asked: str) -> Iterator[dict[str, Any]]:
+        """Every answer of a listing."""
+        page: dict[str, Any] = {"Bucket": self.bucket, **asked}
+        while True:
+            answer = self.requests.tried(self._told(told), lambda client: client.list_objects_v2(**page))
+            yield answer
             if not answer["IsTruncated"]:
                 return
             page["ContinuationToken"] = answer["NextContinuationToken"]
 
+    def below(self, prefix: str) -> list[str]:
+        start = "/".join(part for part in (self.prefix, prefix) if part)
+        start += "/" if start else ""
+        found: set[str] = set()
+        for answer in self._pages(prefix, Prefix=start, Delimiter="/"):
+            found |= {entry["Key"].removeprefix(start) for entry in answer.get("Contents", ())}
+            found |= {entry["Prefix"].removeprefix(start).rstrip("/") for entry in answer.get("CommonPrefixes", ())}
+        return sorted(found - {""})
+
     def write(self, name: str, data: bytes) -> None:
-        where = {**self._where(name), "ContentMD5": _md5(data)}
+        where = self._where(name)
+
+        def act(client: Any) -> None:
+            client.put_object(**where, ContentMD5=_md5(data), Body=data)
+            _check_stored(client, where, len(data))  # in the same try: what was swallowed is sent again
+
+        self.requests.tried(self._told(name), act)
+
+    def write_unchecked(self, name: str, data: bytes) -> None:
+        """As ``write``, without asking whether it arrived: one request less, for what may be lost."""
+        where = self._where(name)
         self.requests.tried(self._told(name), lambda client: client.put_object(**where, Body=data))
-        self._check_stored(name, len(data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        where = self._where(name)
+
+        def act(client: Any) -> bool:
+            try:
+                client.put_object(**where, ContentMD5=_md5(data), IfNoneMatch="*", Body=data)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "PreconditionFailed":
+                    raise
+                return False
+            _check_stored(client, where, len(data))
+            return True
+
+        # An object that was there already may be of an earlier try of ours, whose answer was lost.
+        return self.requests.tried(self._told(name), act) or self.read(name) == data
 
     def upload(self, name: str, file: Path) -> None:
         size = file.stat().st_size
@@ -81,7 +129,7 @@ class S3Objects:
             with contextlib.suppress(UserError):  # what went wrong first is the one to tell
                 self.requests.tried(told, lambda client: client.abort_multipart_upload(**where))
             raise
-        self._check_stored(name, size)
+        self.requests.tried(told, lambda client: _check_stored(client, self._where(name), size))
 
     def fetch(self, name: str, file: Path) -> None:
         head = self._head(name)
@@ -149,24 +197,20 @@ class S3Objects:
         answer = self.requests.tried(self._told(name), lambda client: client.upload_part(**part))
         return {"PartNumber": where["PartNumber"], "ETag": answer["ETag"]}
 
-    def _check_stored(self, name: str, size: int) -> None:
-        """A store or a proxy may swallow what went wrong with an upload, so it is asked how much it holds.
 
-        What was to replace as many bytes and was swallowed is not found out: not every store has an MD5 to compare.
-        """
-        where = self._where(name)
+def _check_stored(client: Any, where: dict[str, Any], size: int) -> None:
+    """A store or a proxy may swallow what went wrong with an upload, so it is asked how much it holds.
 
-        def check(client: Any) -> None:
-            try:
-                stored = client.head_object(**where)["ContentLength"]
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "404":
-                    raise NotStored("nothing is stored") from error
-                raise
-            if stored != size:
-                raise NotStored(f"{stored} bytes are stored instead of {size}")
-
-        self.requests.tried(self._told(name), check)
+    What was to replace as many bytes and was swallowed is not found out: not every store has an MD5 to compare.
+    """
+    try:
+        stored = client.head_object(**where)["ContentLength"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "404":
+            raise NotStored("nothing is stored") from error
+        raise
+    if stored != size:
+        raise NotStored(f"{stored} bytes are stored instead of {size}")
 
 
 def _md5(data: bytes) -> str:

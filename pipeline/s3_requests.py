@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from boto3.session import Session
 from botocore import exceptions as aws
@@ -34,9 +35,11 @@ FIRST_CONTACT = 6.0  # seconds after which an endpoint that never answered is no
 _BROKEN = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, ResponseParserError, HTTPError)
 _NO_CREDENTIALS = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
 _PASSING_STATUS = {429, 500, 502, 503, 504}
+_ALTERED = {"BadDigest", "XAmzContentSHA256Mismatch"}  # on its way to the store
+MOST_ALTERED = 6  # in a row are no accident: some device on the way alters all of it
 _PASSING_CODES = {
-    *("BadDigest", "XAmzContentSHA256Mismatch"),  # altered on its way to the store
-    *("OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "TooManyRequests"),
+    *_ALTERED,
+    *("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "TooManyRequests"),
 }
 _REFUSALS = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 
@@ -61,6 +64,7 @@ class S3Requests:
     sleep: Callable[[float], None] = time.sleep
     connect_timeout: float = 3.0
     read_timeout: float = 30.0
+    first_contact: float = FIRST_CONTACT
     # One for each process: after a fork, two processes must not talk over the socket that one of them opened.
     _connections: dict[int, _Connection] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -72,13 +76,20 @@ class S3Requests:
         """Whether the store has done anything for this process yet, so that endpoint, keys and bucket are right."""
         return any(connection.served for pid, connection in self._connections.items() if pid == os.getpid())
 
+    def place(self, what: str) -> tuple[str | None, str | None]:
+        """The endpoint, None where it is AWS's own, and the region, None where nothing says one: for other clients."""
+        meta = self._connection(what).client.meta
+        host = urlsplit(meta.endpoint_url).hostname or ""
+        of_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        return None if of_aws else meta.endpoint_url, None if meta.region_name == "aws-global" else meta.region_name
+
     def tried(self, what: str, act: Callable[[Any], Result]) -> Result:
         """``act(client)``, again while what goes wrong may pass, with growing waits in between.
 
         ``what`` is the full address of what is asked for. Raises MissingObject, StoreError when the attempts are used
         up, and UserError for what no repetition mends.
         """
-        connection, started = self._connection(what), time.monotonic()
+        connection, started, altered = self._connection(what), time.monotonic(), 0
         for attempt in itertools.count(1):
             try:
                 result = act(connection.client)
@@ -86,7 +97,9 @@ class S3Requests:
                 connection.answered |= isinstance(error, aws.ClientError)
                 reason = passing_reason(error, what, connection.endpoint)
                 wait = self._wait(attempt)
-                hopeless = not connection.answered and time.monotonic() - started + wait > FIRST_CONTACT
+                altered = altered + 1 if code_of(error) in _ALTERED else 0
+                hopeless = not connection.answered and time.monotonic() - started + wait > self.first_contact
+                hopeless |= altered == MOST_ALTERED
                 if attempt >= self.attempts or hopeless:
                     tries = f"gave up after {attempt} attempt{'s' * (attempt > 1)}, the last: {reason}"
                     asked = "" if connection.answered else "; check AWS_ENDPOINT_URL and the network"
@@ -132,12 +145,17 @@ def _refuse_cut(response_dict: dict[str, Any], operation_model: Any, **_: object
         raise aws.IncompleteReadError(actual_bytes=len(body), expected_bytes=int(told))
 
 
+def code_of(error: Exception) -> str | None:
+    """What the store calls the error, where it is the store's."""
+    return error.response["Error"]["Code"] if isinstance(error, aws.ClientError) else None
+
+
 def passing_reason(error: Exception, what: str, endpoint: str) -> str:
     """Why a request failed, if it may pass; raises the sentence to be told where it cannot."""
     if isinstance(error, aws.ClientError):
         code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status in _PASSING_STATUS or code in _PASSING_CODES:
-            return f"HTTP {status} {code}"
+            return f"HTTP {status} {code}" + ", altered on its way to the store" * (code in _ALTERED)
         if code in ("NoSuchKey", "404"):
             raise MissingObject(f"{what} is not there") from error
         if code == "NoSuchBucket":

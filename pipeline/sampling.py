@@ -65,13 +65,13 @@ def _draw_block(
     truth: Tensor | None = None
     below: Rung | None = None
     if config["oracle"]:
-        truth, labels = _real_images(Path(job.inputs["data"]), trained, indices)
+        truth, labels = _real_images(job.inputs["data"], trained, indices)
         assert trained.stage.spec.low_res_size is not None, "only a super-resolution stage has an oracle"
         below = Rung(downsample(truth, trained.stage.spec.low_res_size), {})
     else:
         labels = labels_of(config["labels"], indices, trained.stage.spec.classes, job.inputs.get("data"))
         if "below" in job.inputs:
-            below = _stored_rung(Path(job.inputs["below"]), indices, config)
+            below = _stored_rung(job.inputs["below"], indices, config)
     rung = sample_stage(
         trained,
         sampling,
@@ -107,7 +107,7 @@ def refuse_nonfinite(images: Tensor, stage: str, indices: Tensor) -> None:
         )
 
 
-def labels_of(kind: str, indices: Tensor, classes: int, data: str | None) -> Tensor:
+def labels_of(kind: str, indices: Tensor, classes: int, data: Path | None) -> Tensor:
     """The classes (B,) of the samples at ``indices``: all classes in turn ("uniform"), or those of the real images.
 
     With "histogram" sample i has the class of training image i: their order is a random one, so any number of samples
@@ -121,8 +121,8 @@ def labels_of(kind: str, indices: Tensor, classes: int, data: str | None) -> Ten
 
 
 @lru_cache(maxsize=2)
-def _training_labels(data: str) -> npt.NDArray[np.int64]:
-    return np.array(open_examples(Path(data), "train", keep_bytes=0).labels)
+def _training_labels(data: Path) -> npt.NDArray[np.int64]:
+    return np.array(open_examples(data, "train", keep_bytes=0).labels)
 
 
 def moved(rung: Rung, device: str) -> Rung:
@@ -136,9 +136,9 @@ def kept_name(level: float) -> str:
 
 
 @lru_cache(maxsize=4)  # a search over the EMA length reads one stage with many weights
-def _trained(folder: str, ema_length: float | None, device: str) -> TrainedStage:
+def _trained(folder: Path, ema_length: float | None, device: str) -> TrainedStage:
     """The stage in ``folder``, its average rebuilt at most once per process: a result never changes."""
-    return load_trained(Path(folder), ema_length=ema_length, device=device)
+    return load_trained(folder, ema_length=ema_length, device=device)
 
 
 def _stored_rung(folder: Path, indices: Tensor, config: Mapping[str, Any]) -> Rung:
@@ -156,7 +156,7 @@ def _stored_rung(folder: Path, indices: Tensor, config: Mapping[str, Any]) -> Ru
 
 def _real_images(result: Path, trained: TrainedStage, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Held-out real images at the size of the stage, (B, 3, S, S) in [-1, 1], and their labels."""
-    examples = _held_out(str(result), trained.stage.spec.size)
+    examples = _held_out(result, trained.stage.spec.size)
     if int(indices[0]) >= len(examples):
         raise UserError(f"the oracle asks for more than the {len(examples)} held-out images; lower evaluation.held_out")
     pixels, labels = examples.read(np.minimum(indices.numpy(), len(examples) - 1))
@@ -164,5 +164,5 @@ def _real_images(result: Path, trained: TrainedStage, indices: Tensor) -> tuple[
 
 
 @lru_cache(maxsize=4)
-def _held_out(result: str, size: int) -> Any:
-    return open_examples(Path(result), "val", size=size, keep_bytes=0)
+def _held_out(result: Path, size: int) -> Any:
+    return open_examples(result, "val", size=size, keep_bytes=0)

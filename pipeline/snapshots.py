@@ -9,7 +9,7 @@ steps, and not on where the run was stopped before.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,35 +35,42 @@ class Snapshots:
         """Commit the averages of ``state`` if its step is one of those to store. Raises OwnershipLost."""
         if self.every is None or state.step % self.every:
             return
-        name, folder = self.commits.new_folder(f"averages-{state.step:08d}")
-        save_averages(folder / AVERAGES, state)
+        with self.commits.filling(f"averages-{state.step:08d}") as (name, folder):
+            save_averages(folder / AVERAGES, state)
         self.commits.commit(name, {"averages": state.step, "kept": f"averages of step {state.step}"})
 
-    def files(self) -> dict[int, Path]:
-        """The whole ones by step."""
+    def files(self, steps: Collection[int]) -> dict[int, Path]:
+        """The whole ones of ``steps`` by step, on this machine."""
         files: dict[int, Path] = {}
-        for entry, folder in self.commits.whole(lambda entry: "averages" in entry.info):
-            files.setdefault(entry.info["averages"], folder / AVERAGES)
+        for entry, folder in self.commits.whole(
+            lambda entry: entry.info.get("averages") in steps and entry.info["averages"] not in files
+        ):
+            files[entry.info["averages"]] = folder / AVERAGES
         return files
 
-    def latest_checkpoint(self, accept: Callable[[int], bool]) -> tuple[Entry, Path] | None:
-        """The newest whole checkpoint of an accepted step that all averages to be stored until then go with."""
-        every, files = self.every, self.files()
+    def latest_checkpoint(
+        self, accept: Callable[[int], bool], names: Collection[str] | None = None
+    ) -> tuple[Entry, Path] | None:
+        """The newest whole checkpoint of an accepted step that all averages to be stored until then go with, and a
+        folder of this machine with its files, or those in ``names``."""
+        every = self.every
+        there = {entry.info["averages"] for entry in self.commits.sound(lambda entry: "averages" in entry.info)}
 
         def usable(entry: Entry) -> bool:
             step = entry.info.get("step")
             if step is None or not accept(step):
                 return False
-            return every is None or all(earlier in files for earlier in range(every, step + 1, every))
+            return every is None or all(earlier in there for earlier in range(every, step + 1, every))
 
-        return self.commits.latest_whole(usable)
+        return self.commits.latest_whole(usable, names)
 
     def link(self, checkpoint: Path, step: int, out: Path) -> None:
         """Link into the result ``out`` what an EMA length is rebuilt from at the ``checkpoint`` of ``step``."""
         if self.every is None:
             return
-        files = self.files() | {step: checkpoint / AVERAGES}
-        for earlier in stored_steps(self.every, step):
+        steps = stored_steps(self.every, step)
+        files = self.files(steps) | {step: checkpoint / AVERAGES}
+        for earlier in steps:
             path = averages_path(out, earlier)
             path.parent.mkdir(exist_ok=True)
             os.link(files[earlier], path)

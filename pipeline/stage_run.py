@@ -10,76 +10,40 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Progress
 from pipeline.data.batches import StepBatches, step_batches
-from pipeline.data.cache import ShardCache
-from pipeline.data.datasets import open_examples
-from pipeline.data.loading import Examples
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.sharing import positions_of_rank
-from pipeline.history import open_buffer, read_history, replay
+from pipeline.history import history_points, read_history
+from pipeline.leases import this_process
+from pipeline.post_mortem import Inquest
+from pipeline.preemption import Announced, CommitTimes, nothing
+from pipeline.ranks import Ranks, sum_over_ranks
+from pipeline.shortages import memory_of_stage, shortages_named
 from pipeline.snapshots import Snapshots
+from pipeline.step_window import StepWindow
 from pipeline.storage import open_storage
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.metric_buffer import MetricBuffer
 from pipeline.watching.weights import WatchedWeights
+from pipeline.worker_settings import LoopSettings
 from stages.checkpoints import load_state, save_checkpoint
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage, parameter_count
-from stages.training import Batch, StepReport, TrainState, accumulate_gradients, train_step
+from stages.training import Batch, TrainState, accumulate_gradients, train_step
 
-KEEP = 2  # newest commits whose files stay; finals always do
 STEP, COMMIT, STOP = 0.0, 1.0, 2.0  # what all ranks do next, as rank 0 says it
 
 Report = Callable[[Entry | None, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What a worker needs to know; plain data that travels in Ray's config dict."""
-
-    stage: dict[str, Any]
-    training: dict[str, Any]
-    seed: int
-    data: str  # the data node's result
-    shuffle: dict[str, int]  # window and lanes
-    storage: str
-    run: str  # prefix of the run's commit log
-    threads: int
-    loader_processes: int
-    cache: str
-    cache_gb: float
-    cache_users: int  # stages that may be trained at once on a node
-    log_every: int
-    checkpoint_seconds: float
-    progress: str | None
-    tracking_uri: str | None
-    tracking_run: str | None
-    watch_every: int | None = None  # steps from one average that is set aside to be scored to the next
-    watch_steps: tuple[int, ...] = ()  # steps whose averages are set aside besides
-    stop: str | None = None  # a key of the store: training ends early, after a commit, once it is there
-    asked: float | None = None  # when these workers were asked for, in unix time
-
-
-def sum_over_ranks(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """How DistributedDataParallel shall exchange gradients: their sum.
-
-    Its own way is their mean, in which an example of a smaller share would weigh more.
-    """
-    reduced = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-    return reduced.then(lambda done: done.value()[0])
 
 
 class StageRun:
@@ -91,46 +55,48 @@ class StageRun:
     def __init__(
         self, settings: LoopSettings, *, rank: int, world: int, device: torch.device | str, local_world: int = 1
     ) -> None:
-        self.settings, self.rank, self.world, self.device = settings, rank, world, device
+        self.settings, self.ranks, self.device = settings, Ranks(rank, world, device), device
         self.training = TrainingSpec.model_validate(settings.training)
-        self.cache = ShardCache(Path(settings.cache), int(settings.cache_gb * 1e9))
-        self.examples = self._open_examples()
+        self.cache = settings.shard_cache()
+        self.examples = settings.training_images(settings.data, settings.stage["size"], self.cache)
         classes = len(self.examples.classes)
         self.stage = Stage.build(StageSpec.model_validate({**settings.stage, "classes": classes}))
         order = ExampleOrder(self.examples.counts, seed=settings.seed, stage=self.stage.spec.name, **settings.shuffle)
-        self.state = TrainState.start(self.stage, self.training, settings.seed, device)
+        with self._shortages_named():
+            self.state = TrainState.start(self.stage, self.training, settings.seed, device)
         self.model: Any = self.state.net
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
         self.batches = StepBatches(self.examples, order, self.training.batch_size, positions)
         # Workers on a node read the same shards in one lane, and each its own where there are more.
         self.batches.share_cache(settings.cache_users * (local_world if order.lanes > 1 else 1))
-        storage = open_storage(settings.storage)
-        owner = f"{os.uname().nodename}:{os.getpid()}"
-        self.commits = CommitLog(storage, settings.run, owner=owner, clock=time.time)
+        storage = open_storage(settings.storage, known=True)
+        self.commits = CommitLog(storage, settings.run, owner=this_process(), clock=time.time)
+        self.inquest = Inquest(storage, settings.run, self.stage.spec.name, settings.seed, self.batches)
         self.snapshots = Snapshots.of(self.commits, self.training)
         self.watched = WatchedWeights(self.commits, settings.watch_every, tuple(settings.watch_steps))
         self.history: list[dict[str, float]] = []
+        self.window = StepWindow(self.ranks)
         self.seconds = 0.0
         self.start_seconds: float | None = None  # from being asked for to the first step
 
     def resume(self) -> None:
         """Take the run over and go on from its newest whole commit that is not past the asked steps."""
         number = 0
-        if self.rank == 0:
+        if self.ranks.is_first:
             self.commits.take_over()
             found = self.snapshots.latest_checkpoint(lambda step: step <= self.training.steps)
             number = found[0].number if found else 0
-        number = int(self._from_rank_zero(number))
+        number = int(self.ranks.from_first(number))
         if number:
             # Every rank reads the commit that rank 0 chose, also when another appears meanwhile.
             entry = self.commits.entries()[number - 1]
-            folder = self.commits.storage.path(f"{self.settings.run}/{entry.folder}")
+            folder = self.commits.fetch(entry)
             load_state(folder, self.state)
             self.history = read_history(folder)
             self.seconds = entry.info["seconds"]
             if entry.created >= (self.settings.asked or math.inf):  # Ray started these workers again
                 self.start_seconds = entry.info.get("start_seconds")
-        if self.world > 1:
+        if self.ranks.world > 1:
             self._join_ranks()
 
     def _join_ranks(self) -> None:
@@ -150,12 +116,6 @@ class StageRun:
         """This rank's slice of the global batch of ``step``, read here and now."""
         return self._on_device(*self.batches.read(step))
 
-    def _open_examples(self) -> Examples:
-        """The training split at the stage's own size; decoded images are kept where nobody else decodes ahead."""
-        settings = self.settings
-        keep = {"keep_bytes": 0} if settings.loader_processes else {}
-        return open_examples(Path(settings.data), "train", size=settings.stage["size"], cache=self.cache, **keep)
-
     def _on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
         # Bytes travel, floats are made where they are needed; from pinned memory nobody waits for the copy.
         pixels = images.to(self.device, non_blocking=True)
@@ -163,93 +123,112 @@ class StageRun:
             to_float(pixels), labels.to(self.device, non_blocking=True), torch.from_numpy(self.batches.positions)
         )
 
-    def advance(self, batch: Batch) -> StepReport:
+    def advance(self, batch: Batch) -> None:
         """One optimizer step, together with the other ranks."""
-        seen = train_step(
-            self.stage, self.state, batch, model=self.model, training=self.training, seed=self.settings.seed
-        )
-        if self.rank == 0:
+        told: dict[str, Any] = {"model": self.model, "training": self.training, "seed": self.settings.seed}
+        self.window.add(train_step(self.stage, self.state, batch, **told))
+        if self._stores_averages() and not self.window.gradients_are_finite():
+            self.check_sound()
+        if self.ranks.is_first:
             self.snapshots.store(self.state)
             if self.watched.store(self.state, self.stage.spec, self.training, self.settings.seed):
-                self.commits.prune(KEEP)
-        return seen
+                self.commits.prune()
 
-    def train(self, report: Report) -> None:
-        """Step until done; ``report(entry, metrics)`` is called by every rank after each commit."""
+    def train(self, report: Report, announced: Announced = nothing) -> None:
+        """Step until done; ``report(entry, metrics)`` is called by every rank after each commit.
+
+        ``announced()`` is asked by every rank, equally often: whether a node is to be taken away.
+        """
         steps = range(self.state.step, self.training.steps)
         pin = torch.device(self.device).type == "cuda"
         with (
+            self._shortages_named(),
             self.cache,
             closing(step_batches(self.batches, steps, processes=self.settings.loader_processes, pin=pin)) as read,
+            self._metric_buffer() as buffer,
         ):
-            self._train_on(read, report)
+            self._train_on(read, report, announced, buffer)
 
-    def _train_on(self, read: Iterator[tuple[torch.Tensor, torch.Tensor]], report: Report) -> None:
+    def _train_on(
+        self,
+        read: Iterator[tuple[torch.Tensor, torch.Tensor]],
+        report: Report,
+        announced: Announced,
+        buffer: MetricBuffer | None,
+    ) -> None:
         steps, log_every = self.training.steps, self.settings.log_every
-        progress = Progress(Path(self.settings.progress) if self.settings.progress and self.rank == 0 else None)
-        buffer = self._metric_buffer()
-        if buffer is not None:
-            replay(buffer, self.history)
-        window: list[torch.Tensor] = []
-        mark = committed = started = time.monotonic()
+        progress = Progress(self.commits.storage, self.settings.progress if self.ranks.is_first else None)
+        times = CommitTimes(self.settings.checkpoint_seconds)
+        mark = started = time.monotonic()
         before, waited = self.seconds, 0.0
         while self.state.step < steps:
             asked = time.monotonic()
             batch = next(read)
             waited += time.monotonic() - asked
-            seen = self.advance(self._on_device(*batch))
+            self.advance(self._on_device(*batch))
             if self.start_seconds is None and self.settings.asked is not None:
                 self.start_seconds = time.time() - self.settings.asked
-            window.append(seen.loss)
             now = self.state.step
             if now % log_every and now < steps:
                 continue
-            metrics = self._measured(seen, window, time.monotonic() - mark, waited)
-            window, mark, waited = [], time.monotonic(), 0.0
-            self.history.append({"step": now, **metrics})
+            metrics = self._measured(time.monotonic() - mark, waited)
+            mark, waited = time.monotonic(), 0.0
+            when = int(1000 * time.time())
+            self.history.append({"step": now, "time": when, **metrics})
             if buffer is not None:
-                buffer.add(now, metrics)
+                buffer.add(now, metrics, when)
             progress(now, steps)
             self.seconds = before + time.monotonic() - started
-            due = now == steps or time.monotonic() - committed > self.settings.checkpoint_seconds
-            what = self._from_rank_zero(STOP if self._is_called_off() else COMMIT if due else STEP)
+            due = now == steps or times.due(announced())
+            what = self.ranks.from_first(STOP if self._is_called_off() else COMMIT if due else STEP)
             if what >= COMMIT:
-                if buffer is not None:
-                    buffer.flush()
-                entry = self.commit(metrics) if self.rank == 0 else None
-                report(entry, {"step": float(now), **metrics})
-                committed = time.monotonic()
+                with times.commit():
+                    if buffer is not None:
+                        buffer.flush()
+                    entry = self.commit(metrics) if self.ranks.is_first else None
+                    report(entry, {"step": float(now), **metrics})
             if what == STOP:
                 return
+
+    def _shortages_named(self) -> AbstractContextManager[None]:
+        name, folders = self.settings.stage["name"], [self.settings.storage, self.settings.cache]
+        memory = memory_of_stage(name, self.training, workers=self.ranks.world, device=str(self.device))
+        return shortages_named(f"stages.{name}", memory=memory, folders=folders)
 
     def _is_called_off(self) -> bool:
         """Whether rank 0 finds the mark that ends training early; the others follow it."""
         stop = self.settings.stop
-        return self.rank == 0 and stop is not None and self.commits.storage.exists(stop)
+        return self.ranks.is_first and stop is not None and self.commits.storage.exists(stop)
 
-    def _measured(
-        self, seen: StepReport, window: list[torch.Tensor], seconds: float, waited: float
-    ) -> dict[str, float]:
-        """Metrics of the steps whose losses are in ``window``: their number took ``seconds``, of which data ``waited``.
+    def _stores_averages(self) -> bool:
+        """Whether averages of this step are to be kept, if it was sound."""
+        step, every = self.state.step, (self.snapshots.every, self.watched.every)
+        return step in self.watched.steps or any(number is not None and step % number == 0 for number in every)
 
-        Raises FloatingPointError when the loss is not finite.
+    def check_sound(self) -> None:
+        """Raise FloatingPointError if a step since the last look was not finite. All ranks do."""
+        self.inquest.require_sound(self.window, self.state.step, self.history)
+
+    def _measured(self, seconds: float, waited: float) -> dict[str, float]:
+        """Metrics of the steps since the last look, which took ``seconds``, of which data ``waited``.
+
+        Raises FloatingPointError when a loss or a gradient is not finite.
         """
-        loss = self._sum_over_ranks(torch.stack(window).mean())
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"{self.stage.spec.name}: the loss is {loss} at step {self.state.step}")
+        window, self.window = self.window, StepWindow(self.ranks)
+        loss = self.inquest.mean_loss(window, self.state.step, self.history)
         return {
             "loss": loss,
-            "gradient_norm": float(seen.gradient_norm),
-            "learning_rate": seen.learning_rate,
+            "gradient_norm": float(window.seen[-1].gradient_norm),
+            "learning_rate": window.seen[-1].learning_rate,
             "images_per_second": len(window) * self.training.batch_size / seconds,
             "data_wait_share": waited / seconds,
         }
 
     def commit(self, metrics: Mapping[str, float]) -> Entry:
         """Save the state and publish it as the next entry of the log. Raises OwnershipLost for a stale owner."""
-        name, folder = self.commits.new_folder(f"step-{self.state.step:08d}")
-        save_checkpoint(folder, self.stage.spec, self.training, self.settings.seed, self.state)
-        (folder / "history.json").write_text(json.dumps(self.history))
+        with self.commits.filling(f"step-{self.state.step:08d}") as (name, folder):
+            save_checkpoint(folder, self.stage.spec, self.training, self.settings.seed, self.state)
+            (folder / "history.json").write_text(json.dumps(self.history))
         info = {
             "step": self.state.step,
             "seconds": self.seconds,
@@ -259,23 +238,15 @@ class StageRun:
             "start_seconds": self.start_seconds,
         }
         entry = self.commits.commit(name, info)
-        self.commits.prune(KEEP)
+        self.commits.prune()
         return entry
 
-    def _metric_buffer(self) -> MetricBuffer | None:
-        if self.rank or self.settings.tracking_uri is None or self.settings.tracking_run is None:
-            return None
-        return open_buffer(self.settings.tracking_uri, self.settings.tracking_run)
-
-    def _from_rank_zero(self, value: float) -> float:
-        if self.world == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.broadcast(tensor, src=0)
-        return float(tensor)
-
-    def _sum_over_ranks(self, value: torch.Tensor) -> float:
-        if self.world > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return float(value)
+    def _metric_buffer(self) -> AbstractContextManager[MetricBuffer | None]:
+        """Where rank 0 leaves its metrics. What it resumes from is told first, be it that this run of MLflow was begun
+        under another parent and lacks it; what it has is not written again."""
+        if not self.ranks.is_first or self.settings.tracking_run is None:
+            return nullcontext()
+        journal = Journal(self.commits.storage, self.settings.tracking_run)
+        if self.history:
+            journal.append(history_points(self.history))
+        return MetricBuffer(journal)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
+from pipeline.errors import REFUSALS
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ def run_workers(
     context: Mapping[str, Any],
     commits: CommitLog,
     name: str,
-    folder: Path,
+    place: str,
 ) -> None:
-    """Run ``loop(settings)`` in every worker, with Ray's own files in ``folder``, until it ended well.
+    """Run ``loop(settings)`` in every worker, with Ray's own files at ``place``, until it ended well.
 
-    Raises what Ray raises when its retries are used up, and the UserError of a worker at once: of a shard that was
-    altered, say. Elastic workers are on nodes that come and go, more often than any number of retries foresees: they
-    are given up only when an attempt came no further, by ``commits``, than the one before.
+    Raises what Ray raises when its retries are used up, and at once what a worker would meet again (``REFUSALS``): a
+    shard that was altered, say. Elastic workers are on nodes that come and go, more often than any number of retries
+    foresees: they are given up only when an attempt came no further, by ``commits``, than the one before.
 
     With ``context["in_place"]`` the one worker is this process (Ray Train's local mode), which holds what a worker
     needs and has the libraries loaded already: three processes less to start. Nothing is missed: what Ray would store
@@ -61,7 +61,7 @@ def run_workers(
             scaling_config=ScalingConfig(num_workers=0) if in_place else ScalingConfig(**scaling_of(context)),
             run_config=RunConfig(
                 name=f"{name}-{len(commits.entries())}",
-                storage_path=str(folder),
+                storage_path=place,
                 failure_config=FailureConfig(max_failures=FAILURES),
                 callbacks=callbacks,
             ),
@@ -85,11 +85,16 @@ def run_workers(
 
 
 def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:
-    """Call ``attempt`` until it ends well. Raises its ``failure`` where ``reached()`` is no further than before it."""
+    """Call ``attempt`` until it ends well.
+
+    Raises its ``failure`` where ``reached()`` is no further than before it, and one of ``REFUSALS`` in any case.
+    """
     while True:
         before = reached()
         try:
             return attempt()
+        except REFUSALS:
+            raise
         except failure as error:
             if reached() <= before:
                 raise

@@ -45,8 +45,8 @@ def run_prefix(node: str, config: Mapping[str, Any], data_digest: str) -> str:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where training logs live metrics: an MLflow address, and a run for each stage that is to have one. It changes no
-    result."""
+    """Where the metrics of trainings go: an MLflow address, which only the driver knows, and a run for each stage that
+    is to have one. It changes no result."""
 
     uri: str
     runs: Mapping[str, str]
@@ -176,7 +176,7 @@ class TrainedNodes:
             "watch_every": None if self.trial or during is None else during.every,
         }
         if self.tracking is not None and name in self.tracking.runs:
-            context |= {"tracking_uri": self.tracking.uri, "tracking_run": self.tracking.runs[name]}
+            context |= {"tracking_run": self.tracking.runs[name]}
         # One worker is the node's own process. Where there are more, the node only waits: they hold the resources.
         resources = self.experiment.resources
         alone = resources.workers == 1

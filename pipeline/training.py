@@ -5,8 +5,8 @@ again where it is lost. Three floors: ``stages.training.train_step`` is the step
 and is ``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts
 reads our commit log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a
 range of workers is asked for: when a node is lost, or one comes, the workers start again in the number that there is
-room for, from the newest commit. Averages stored on the way are commits beside the checkpoints
-(``pipeline.snapshots``).
+room for, from the newest commit; where the loss is announced, they commit first (``pipeline.preemption``). Averages
+stored on the way are commits beside the checkpoints (``pipeline.snapshots``).
 """
 
 from __future__ import annotations
@@ -16,17 +16,25 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.claims import claimed
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Task
+from pipeline.dag import Task, place_of
+from pipeline.preemption import announced_to
 from pipeline.snapshots import Snapshots
-from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.stage_run import StageRun
 from pipeline.train_workers import run_workers
+from pipeline.worker_settings import LoopSettings, told_by
+from stages.checkpoints import AVERAGES
 from stages.specs import TrainingSpec
+
+KEPT = ("spec.json", "ema.safetensors", "history.json")  # of the last checkpoint, in the result
+NEEDED = (*KEPT, AVERAGES)
 
 
 class TrainingStopped(RuntimeError):  # noqa: N818 - it states what happened
@@ -46,48 +54,48 @@ def train_stage(task: Task) -> dict[str, Any]:
     steps = task.config["training"]["steps"]
     commits = CommitLog(task.storage, prefix, owner="reader", clock=time.time)
     snapshots = Snapshots.of(commits, TrainingSpec.model_validate(task.config["training"]))
-    found = snapshots.latest_checkpoint(lambda step: step == steps)
+    found = snapshots.latest_checkpoint(lambda step: step == steps, NEEDED)
     if found is None:
         settings = LoopSettings(
+            **told_by(task, prefix),
             stage=task.config["stage"],
             training=task.config["training"],
             seed=task.config["seed"],
-            data=str(task.inputs["data"]),
-            shuffle=task.config["shuffle"],
-            storage=str(task.storage.root),
-            run=prefix,
-            threads=context["threads"],
-            loader_processes=context["loader_processes"],
-            cache=context["cache"],
-            cache_gb=context["cache_gb"],
-            cache_users=context["cache_users"],
-            log_every=context["log_every"],
-            checkpoint_seconds=context["checkpoint_seconds"],
-            progress=None if task.progress.path is None else str(task.progress.path),
-            tracking_uri=context.get("tracking_uri"),
+            data=place_of(task.inputs, "data"),
             tracking_run=context.get("tracking_run"),
             watch_every=context.get("watch_every"),
             watch_steps=tuple(context.get("watch_steps", ())),
             stop=context.get("stop"),
         )
-        fit(settings, context, commits)
-        found = snapshots.latest_checkpoint(lambda step: step == steps)
+        with _owned(task):
+            found = snapshots.latest_checkpoint(lambda step: step == steps, NEEDED)
+            if found is None:  # unless somebody trained it while this process waited
+                fit(settings, context, commits)
+                found = snapshots.latest_checkpoint(lambda step: step == steps, NEEDED)
         if found is None and settings.stop is not None and task.storage.exists(settings.stop):
             raise TrainingStopped(f"{prefix} was called off")
         assert found is not None, f"{prefix}: training ended without a commit at step {steps}"
     entry, folder = found
-    for name in ("spec.json", "ema.safetensors", "history.json"):
+    for name in KEPT:
         os.link(folder / name, task.out / name)
     snapshots.link(folder, steps, task.out)
     told = {key: entry.info[key] for key in ("step", "seconds", "loss", "parameters")}
     return {**told, "start_seconds": entry.info.get("start_seconds")}
 
 
+def _owned(task: Task) -> AbstractContextManager[Any]:
+    """No other process trains this run meanwhile: two experiments may share one. A trial of a search sees to it
+    itself."""
+    if task.context.get("claimed"):
+        return nullcontext()
+    return claimed(task.storage, Path(task.context["run"]).name)
+
+
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
     """Run ``train_loop`` under Ray Train; raises as ``run_workers`` does."""
-    name, folder = settings.run.removeprefix("runs/"), Path(settings.storage) / "ray-train"
+    name, place = settings.run.removeprefix("runs/"), commits.storage.ray_address("ray-train")
     asked = {**vars(settings), "asked": time.time()}
-    run_workers(train_loop, asked, context=context, commits=commits, name=name, folder=folder)
+    run_workers(train_loop, asked, context=context, commits=commits, name=name, place=place)
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -106,7 +114,7 @@ def train_loop(config: dict[str, Any]) -> None:
         local_world=context.get_local_world_size(),
     )
     run.resume()
-    run.train(report=_report_pointer)
+    run.train(report=_report_pointer, announced=announced_to(run.ranks.world))
 
 
 def _report_pointer(entry: Entry | None, metrics: dict[str, float]) -> None:

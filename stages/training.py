@@ -59,10 +59,19 @@ class StepReport:
     learning_rate: float
 
 
+def soundness(gradient_norm: Tensor) -> Tensor:
+    """1 where a step with this gradient norm may change the weights, 0 where the norm is not finite: () float32."""
+    return gradient_norm.isfinite().to(torch.float32)
+
+
 @torch.no_grad()
-def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
-    """``average <- decay average + (1 - decay) weights``, in place, tensor by tensor."""
-    torch._foreach_lerp_(list(average), list(weights), 1.0 - decay)
+def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float, sound: Tensor) -> None:
+    """``average <- decay average + (1 - decay) weights``, in place, tensor by tensor.
+
+    Nothing changes where ``sound`` () is 0; where it is 1 the bits are those of a number in its place.
+    """
+    average = list(average)
+    torch._foreach_lerp_(average, list(weights), [sound * (1.0 - decay)] * len(average))
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,8 @@ def train_step(
     ``model`` is the net as it is called (a DistributedDataParallel wrapper that sums gradients, a compiled net);
     gradients end up in ``state.net``. Every draw is keyed by (seed, stage, step, position), so the result does not
     depend on which rank holds which slice (with dropout: where ``training.micro_batch`` is set, see ``keyed_dropout``).
+    A step whose gradient norm is not finite is counted and changes nothing else. That is decided on the device, without
+    waiting for it, and on all ranks alike, as they have the same gradients; to stop then is the caller's part.
     """
     rate = learning_rate_at(training, state.step)
     for group in state.optimizer.param_groups:
@@ -152,9 +163,12 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     loss = accumulate_gradients(stage, state, batch, model=model, training=training, seed=seed)
     norm = nn.utils.clip_grad_norm_(state.net.parameters(), training.clip)
+    sound = soundness(norm)
+    # What torch's GradScaler tells a fused optimizer: where it is 1, weights, moments and step count stay.
+    state.optimizer.found_inf = 1.0 - sound  # type: ignore[attr-defined]
     state.optimizer.step()
-    update_average(state.ema.parameters(), state.net.parameters(), ema_decay(training.ema, state.step))
+    update_average(state.ema.parameters(), state.net.parameters(), ema_decay(training.ema, state.step), sound)
     state.step += 1
     for width, average in state.averages.items():
-        update_average(average.values(), state.net.parameters(), average_decay(gamma_of(width), state.step))
+        update_average(average.values(), state.net.parameters(), average_decay(gamma_of(width), state.step), sound)
     return StepReport(loss, norm.detach(), rate)

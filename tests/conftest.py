@@ -20,7 +20,8 @@ from pipeline.cluster import ENVIRONMENT
 ARCHIVES = ("cifar10.tar.gz", "imagenet-sample.tar.gz")
 # Settings of whoever runs the tests that would change what is tested; RAYFALL_DATA only says where archives are.
 FOREIGN = ("AWS_", "MLFLOW_", "RAYFALL_", "RAY_ADDRESS", "RAY_AUTH_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "WDS_")
-PLUGINS = ("object_store", "fault_proxy")  # fixtures with more code than belongs here
+# Fixtures with more code than belongs here.
+PLUGINS = ("object_store", "fault_proxy", "fault_figures", "tracking_server", "tracked_training", "hosts")
 SETTINGS = {
     **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # torch reads it when it is imported, here and in every process that a test starts
@@ -32,6 +33,12 @@ SETTINGS = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of faults (``tests/faults``) take; only here are options known before tests are collected."""
+    parser.addoption("--fault-repeats", type=int, default=10, help="how often a process is killed (300: long form)")
+    parser.addoption("--fault-figures", default=None, help="a file for the figures of the fault matrix, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""A bad network for tests: an HTTP proxy before a real S3 store that refuses, delays, resets, cuts and alters.
+"""A bad network for tests: an HTTP proxy before a real S3 store (or MLflow) that refuses, delays, resets and alters.
 
 It forwards each request as it came, Host header included, since that is part of what the client signed; so the store
 still checks everything, and what goes wrong is only what ``Faults`` says. ``conftest.py`` registers this as a plugin.
@@ -14,8 +14,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ class Faults:
     """What goes wrong, changeable at any time. Shares are of all requests; the draws are seeded."""
 
     unavailable: float = 0.0  # share answered 503 SlowDown without asking the store
+    refusals: tuple[int, ...] = (503,)  # what these are answered, drawn by lot
     reset: float = 0.0  # share whose connection is reset instead of an answer, after the store did what was asked
     cut: float = 0.0  # share of answers with a body that end early, after cut_after bytes of it
     cut_after: int = 0
@@ -38,6 +39,8 @@ class Faults:
     flips: int = sys.maxsize  # how often that still happens
     flip_sent: float = 0.0  # share of uploads whose first byte is flipped on the way to the store
     delay: float = 0.0  # seconds before each answer
+    hang: float = 0.0  # share of requests that are neither passed on nor answered for hang_seconds
+    hang_seconds: float = 0.0
     only: str = ""  # a pattern: faults hit the requests "METHOD path?query" that have it
     seen: list[str] = field(default_factory=list)  # every request, as "METHOD path?query"
     lot: random.Random = field(default_factory=lambda: random.Random(0))
@@ -61,8 +64,23 @@ def fault_proxy(s3_store: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
         yield proxy
 
 
+@pytest.fixture
+def proxy_before() -> Iterator[Callable[[str], FaultProxy]]:
+    """Proxies before any HTTP server, by its address, without a fault yet."""
+    with ExitStack() as stack:
+        yield lambda upstream: stack.enter_context(running_proxy(upstream))
+
+
+@pytest.fixture
+def proxy_at() -> Iterator[Callable[[str, str], FaultProxy]]:
+    """Proxies before any HTTP server, which listen at an address of this machine that others see."""
+    with ExitStack() as stack:
+        yield lambda upstream, host: stack.enter_context(running_proxy(upstream, host))
+
+
 @contextmanager
-def running_proxy(upstream: str) -> Iterator[FaultProxy]:
+def running_proxy(upstream: str, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
+    """A proxy before the server at ``upstream``, which listens at the address ``host`` of this machine."""
     faults = Faults()
     store = urlsplit(upstream)
     assert store.hostname
@@ -72,11 +90,11 @@ def running_proxy(upstream: str) -> Iterator[FaultProxy]:
         pass
 
     Handler.faults, Handler.store = faults, (store.hostname, store.port)
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield FaultProxy(f"http://127.0.0.1:{server.server_port}", faults)
+        yield FaultProxy(f"http://{host}:{server.server_port}", faults)
     finally:
         server.shutdown()
         thread.join()
@@ -105,11 +123,20 @@ class _Handler(BaseHTTPRequestHandler):
         struck = re.search(faults.only, told) is not None
         shares = {"unavailable": faults.unavailable, "reset": faults.reset, "cut": faults.cut}
         shares |= {"swallow": faults.swallow, "flip_sent": faults.flip_sent} if self.command == "PUT" else {}
+        shares |= {"hang": faults.hang} if faults.hang else {}
         drawn = {fault for fault, share in shares.items() if struck and faults.lot.random() < share}
         if struck:
             time.sleep(faults.delay)
+        if "hang" in drawn:
+            time.sleep(faults.hang_seconds)
+            self.close_connection = True
+            return
         if "unavailable" in drawn:
-            self._answer(503, {}, b"<Error><Code>SlowDown</Code><Message>Please slow down.</Message></Error>")
+            self._answer(
+                faults.lot.choice(faults.refusals),
+                {},
+                b"<Error><Code>SlowDown</Code><Message>Please slow down.</Message></Error>",
+            )
             return
         if "swallow" in drawn:
             self._answer(200, {"ETag": '"0"'}, b"")

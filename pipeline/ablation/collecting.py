@@ -10,7 +10,6 @@ import datetime
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.ablation.cells import ablation_of, budget_notes
@@ -32,8 +31,8 @@ from pipeline.ablation.sweeps import sweep_of
 from pipeline.addresses import without_secrets
 from pipeline.collecting.experiment import data_notes, dataset_of, preview_grid, scorer_words, scores_in
 from pipeline.comparing import gap_refusal
-from pipeline.dag import ancestry, committed
-from pipeline.data.datasets import data_place
+from pipeline.dag import ancestry, stored
+from pipeline.data.datasets import MANIFEST_PART, data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
@@ -58,10 +57,11 @@ def collect_ablation(
     }
     if not outcomes:
         raise UserError(
-            f"nothing of the ablation {experiment.name} is whole in {ablation.storage.root}; run `rayfall ablate` first"
+            f"nothing of the ablation {experiment.name} is whole in {ablation.storage.address}; "
+            "run `rayfall ablate` first"
         )
     first = next(iter(outcomes.values()))
-    manifest = load_manifest(data_place(first.results["data"].folder).address)
+    manifest = load_manifest(data_place(first.results["data"].part(*MANIFEST_PART)).address)
     costs, pictured = Costs.of(ablation), _grid_seed(ablation, outcomes)
     rows = _Rows(ablation, outcomes, manifest, program, costs, pictured).rows()
     values = {
@@ -157,7 +157,7 @@ class _Rows:
         if outcome is None:
             return Replicate(seed=seed, status="failed" if cell.failure else "missing", error=cell.failure)
         trained = outcome.results[f"train/{self.stage}"]
-        history = json.loads((trained.folder / "history.json").read_text())
+        history = json.loads(trained.file("history.json").read_text())
         made, sampling = outcome.experiment, outcome.experiment.stages[self.stage].sampling
         facts = None if made.below(self.stage) is None else facts_of_level(made, self.stage, sampling.level)
         return Replicate(
@@ -206,7 +206,7 @@ def _differences(found: Mapping[Metric, Any]) -> dict[Metric, Difference]:
 def _picture(outcome: Outcome | None, node: str, manifest: Manifest) -> bytes | None:
     if outcome is None or node not in outcome.results:
         return None
-    return preview_grid(Path(outcome.results[node].folder), manifest)
+    return preview_grid(outcome.results[node], manifest)
 
 
 def _grid_seed(ablation: Ablation, outcomes: Mapping[str, Outcome]) -> int:
@@ -224,8 +224,8 @@ def _pictures(ablation: Ablation, outcomes: Mapping[str, Outcome], manifest: Man
     found = {}
     for name in ablation.experiment.chain(last)[:-1]:
         drawn = [outcome.results.get(f"chained/{name}") for outcome in shown]  # none by a cell without that stage
-        folders = {result and result.folder for result in drawn}
-        if len(folders) == 1 and (png := _picture(shown[0], f"chained/{name}", manifest)):
+        addresses = {result and result.address for result in drawn}
+        if len(addresses) == 1 and (png := _picture(shown[0], f"chained/{name}", manifest)):
             found[f"{name}, which all cells were given"] = png
     size = ablation.experiment.stages[last].size
     if png := _picture(shown[0], f"real/val/{size}", manifest):
@@ -239,8 +239,8 @@ def _revision(ablation: Ablation) -> tuple[str, list[str]]:
     found: dict[str, str] = {}
     for cell in ablation.cells:
         for node in ancestry(cell.targets()):
-            if node.digest not in found and (entry := committed(node, cell.storage)) is not None:
-                found[node.digest] = entry.info.get("revision", "unknown")
+            if node.digest not in found and (result := stored(node, cell.storage)) is not None:
+                found[node.digest] = result.revision
     behind = Counter(found.values())
     if len(behind) == 1:
         return next(iter(behind)), []

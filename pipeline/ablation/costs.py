@@ -114,7 +114,7 @@ def _seconds(result: Result) -> float:
 
 def _computing(result: Result) -> float | None:
     """Seconds of all parts of a draw, however many attempts and tasks they were drawn in; None of other results."""
-    facts = result.folder / "drawn.json"
+    facts = result.file("drawn.json")
     return json.loads(facts.read_text()).get("computing_seconds") if facts.is_file() else None
 
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
 class Failures:
     """Those of the ablations called ``name`` in a store, by whatever tells one replicate from another."""
 
-    storage: LocalStorage
+    storage: Storage
     name: str
 
     @property
@@ -21,18 +21,19 @@ class Failures:
         """The folder of the store where tracebacks lie."""
         return f"ablations/{self.name}/failures"
 
+    @property
+    def _key(self) -> str:
+        return f"{self.traces}.json"
+
     def known(self) -> dict[str, str]:
         """The sentence of every failed replicate."""
-        path = self.storage.path(f"{self.traces}.json")
-        found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        if not self.storage.exists(self._key):
+            return {}
+        found: dict[str, str] = json.loads(self.storage.read(self._key))
         return found
 
     def remember(self, latest: Mapping[str, str | None]) -> None:
         """Of the replicates in ``latest`` the sentence, or None for one that did not fail; all others stay as known."""
         known = {key: why for key, why in self.known().items() if key not in latest}
         known |= {key: why for key, why in latest.items() if why is not None}
-        path = self.storage.path(f"{self.traces}.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(path)
+        self.storage.put(self._key, json.dumps(known, indent=1).encode())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.ablation.opened_runs import BASELINE_TAG, AblationRuns, Key
@@ -31,8 +30,8 @@ from pipeline.recording.runs import (
 )
 from pipeline.recording.scores import headline
 from pipeline.storage import open_storage
+from pipeline.tracking.outages import ask_for
 from pipeline.tracking.registry import ChosenPoint, register
-from pipeline.tracking.runs import Tracker
 from pipeline.tracking.views import LOWEST_FID, save_view
 
 # What of a report the table holds beside its cells.
@@ -45,7 +44,7 @@ def record_ablation(
     tracking_uri: str,
     *,
     experiment: Experiment,
-    html: Path,
+    page: str,
     identity: str,
     replicates: Mapping[Key, Experiment],
 ) -> str:
@@ -56,7 +55,7 @@ def record_ablation(
     """
     from pipeline.ablation.report import figure_files
 
-    runs = AblationRuns.of(experiment, Tracker(tracking_uri), identity, report.baseline)
+    runs = AblationRuns.of(experiment, ask_for(tracking_uri), identity, report.baseline)
     recorded = _Recorded(report, runs, replicates)
     trials = recorded.trials()
     for tag, cells in ((CHOSEN_TAG, [report.chosen]), (FRONT_TAG, report.front), (BASELINE_TAG, [report.baseline])):
@@ -67,7 +66,7 @@ def record_ablation(
     save_view(
         runs.tracker, runs.opened, runs.parent, key="rayfall-ablation", name="Ablation", trials=shown, best=LOWEST_FID
     )
-    runs.tracker.log_file(runs.parent, html)
+    runs.tracker.log_text(runs.parent, page, "report.html")
     for name, svg in figure_files(report).items():
         runs.tracker.log_text(runs.parent, svg, f"figures/{name}")
     _register(recorded, trials)
@@ -229,7 +228,7 @@ def _register(recorded: _Recorded, trials: Mapping[Key, str]) -> None:
     experiment, trained = recorded.replicates[key], recorded.trained(key)
     chain = experiment.chain(report.stage)
     point = ChosenPoint(
-        weights={name: str(trained[name][1].folder) for name in chain},
+        weights={name: trained[name][1].address for name in chain},
         sampling={name: experiment.stages[name].sampling.model_dump(mode="json") for name in chain},
         settings=cell.settings,
         scores=headline(_by_kind(one)),

@@ -18,11 +18,11 @@ from pipeline.dag import Node, ancestry, missing, stored
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.storage import Storage, open_storage
 from pipeline.trained_nodes import Tracking
 
 if TYPE_CHECKING:
-    from pipeline.workflow import Session
+    from pipeline.session import Session
 
 SEARCHES_AT_ONCE = 1  # each has workers of its own for its trials
 
@@ -32,7 +32,7 @@ class Cell:
     """A replicate on its way: what it computes, and why it came no further."""
 
     replicate: Replicate
-    storage: LocalStorage
+    storage: Storage
     tracking: Tracking | None = None
     failure: str | None = None
 
@@ -108,7 +108,7 @@ class Ablation:
         return cls(experiment, cells)
 
     @property
-    def storage(self) -> LocalStorage:
+    def storage(self) -> Storage:
         return self.cells[0].storage
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.ablation.run import Ablation
 from pipeline.addresses import without_secret, without_secrets
 from pipeline.dag import ancestry, missing
 from pipeline.experiment_spec import Experiment
-from pipeline.outputs import check_file, users_choice, write_whole
+from pipeline.outputs import check_file, keep_report
 
 if TYPE_CHECKING:
     from pipeline.ablation.opened_runs import OpenedAblation
@@ -59,11 +59,17 @@ def run_ablation(experiment: Experiment, *, events: Events, command: str, progra
     ``command`` is what the report says that it was made by, ``program`` what the commands of its cells begin with.
     Raises RuntimeError where every replicate failed; some that did are in the figures, under "failed".
     """
-    from pipeline.workflow import Session
+    from pipeline.session import Session, at_work
+    from pipeline.tracking.addresses import tracking_uri
 
     started = time.time()
+    tracking_uri(experiment)  # a mistake in it is told before anything is taken or started
     ablation = Ablation.of(experiment)
-    with Session(experiment, events) as session, tracked(ablation) as runs:
+    with (
+        at_work(experiment, "ablation"),
+        Session(experiment, events) as session,
+        tracked(ablation, session.journal.message) as runs,
+    ):
         for _ in ablation.compute(session):
             if any(cell.finished() for cell in ablation.cells):
                 wall = time.time() - started if session.journal.computed else None
@@ -80,24 +86,16 @@ def report_ablation(
 ) -> dict[str, Any]:
     """Write the report of what is stored. Raises UserError where nothing is, or ``path`` cannot be written."""
     from pipeline.ablation.collecting import collect_ablation
+    from pipeline.ablation.report import render
 
     check_file(path)
     ablation = Ablation.of(experiment)
     report = collect_ablation(ablation, created=time.time(), command=command, program=program)
-    with users_choice(path):
-        written = write_report(report, path or _report_path(ablation))
-    return figures_of(report) | {"report": str(written)}
+    return figures_of(report) | {"report": keep_report(ablation.storage, _report_key(ablation), render(report), path)}
 
 
-def write_report(report: AblationReport, path: Path) -> Path:
-    """The report as one HTML file at ``path``, which a reader never finds half written."""
-    from pipeline.ablation.report import render
-
-    return write_whole(path, render(report))
-
-
-def _report_path(ablation: Ablation) -> Path:
-    return ablation.storage.path(f"ablations/{ablation.experiment.name}/report.html")
+def _report_key(ablation: Ablation) -> str:
+    return f"ablations/{ablation.experiment.name}/report.html"
 
 
 def figures_of(report: AblationReport) -> dict[str, Any]:
@@ -139,38 +137,44 @@ class Tracked:
         """
         from pipeline.ablation.collecting import collect_ablation
         from pipeline.ablation.recording import record_ablation
+        from pipeline.ablation.report import render
 
         ablation = self.ablation
         report = collect_ablation(
             ablation, created=time.time(), command=command, program=program, wall_seconds=wall_seconds
         )
-        path = write_report(report, _report_path(ablation))
+        page = render(report)
+        place = keep_report(ablation.storage, _report_key(ablation), page)
         finished = {(cell.replicate.cell, cell.replicate.seed): cell for cell in ablation.cells if cell.finished()}
-        record_ablation(
-            report,
-            self.opened.uri,
-            experiment=ablation.experiment,
-            html=path,
-            identity=self.identity,
-            replicates={key: cell.experiment for key, cell in finished.items()},
-        )
-        return figures_of(report) | {"report": str(path), "tracking": without_secret(self.opened.uri)}
+        with self.opened.outage.tolerated():
+            record_ablation(
+                report,
+                self.opened.uri,
+                experiment=ablation.experiment,
+                page=page,
+                identity=self.identity,
+                replicates={key: cell.experiment for key, cell in finished.items()},
+            )
+        return figures_of(report) | {"report": place, "tracking": without_secret(self.opened.uri)}
 
 
 @contextmanager
-def tracked(ablation: Ablation) -> Iterator[Tracked]:
-    """Open the runs of ``ablation``, of which its trainings are told; what is open at the end of the block ends too."""
+def tracked(ablation: Ablation, say: Callable[[str], None] = log.warning) -> Iterator[Tracked]:
+    """Open the runs of ``ablation``, of which its trainings are told; what is open at the end of the block ends too.
+
+    ``say`` is given the line about an MLflow that did not answer meanwhile.
+    """
     from pipeline.ablation.opened_runs import OpenedAblation, close_ablation, open_ablation
-    from pipeline.recording.experiment import declared_identity
-    from pipeline.tracking.addresses import absolute_uri
+    from pipeline.recording.identity import declared_identity
+    from pipeline.tracking.addresses import absolute_uri, tracking_uri
     from pipeline.tracking.runs import status_of
-    from pipeline.workflow import tracking_uri
 
     experiment = ablation.experiment
     identity = declared_identity(experiment)  # without the cells and seeds: later ones are added to the same runs
     replicates = {(one.cell, one.seed): one.experiment for one in (cell.replicate for cell in ablation.cells)}
     opened = OpenedAblation(absolute_uri(tracking_uri(experiment)), ablation.storage)
     try:
+        opened.forwarder.start()
         open_ablation(opened, experiment, replicates, identity=identity)
         for cell in ablation.cells:
             cell.tracking = opened.tracking[cell.replicate.cell, cell.replicate.seed]
@@ -182,3 +186,5 @@ def tracked(ablation: Ablation) -> Iterator[Tracked]:
             log.warning("some runs in MLflow stay open: %s", without_secret(str(second)))
         raise
     close_ablation(opened, "FAILED")  # trainings of replicates that failed: all others ended when they were recorded
+    if (loss := opened.loss(str(experiment.store))) is not None:
+        say(loss)

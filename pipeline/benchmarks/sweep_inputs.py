@@ -21,7 +21,7 @@ from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.search.trials import targets_of
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.storage import LocalStorage, Storage, open_storage
 
 PREPARED = ("data", "train", "classifier", "real")  # kinds of nodes that are no part of what is measured
 
@@ -77,7 +77,7 @@ def prepare(experiment: Experiment) -> None:
     execute([nodes.judge, *(nodes.real("train", size) for size in sizes)], storage, Silence(), use_ray=False)
 
 
-def give_weights(experiment: Experiment, name: str, storage: LocalStorage, *, seed: int) -> None:
+def give_weights(experiment: Experiment, name: str, storage: Storage, *, seed: int) -> None:
     """Commit weights that learned nothing as the result of training stage ``name``: away from the zeros of a start."""
     import torch
 
@@ -102,11 +102,11 @@ def give_weights(experiment: Experiment, name: str, storage: LocalStorage, *, se
 
 def fresh_store(experiment: Experiment, folder: Path) -> Experiment:
     """The experiment in a new store that has only what ``prepare`` stored, as links."""
-    storage = open_storage(experiment.store)
+    storage = LocalStorage(Path(experiment.store))
     needed = [node for stage in experiment.names for node in ancestry(targets_of(experiment, stage))]
     for key in {node.key for node in needed if node.name.split("/")[0] in PREPARED}:
         shutil.copytree(storage.path(key), folder / key, copy_function=os.link)
-    return experiment.model_copy(update={"store": folder})
+    return experiment.model_copy(update={"store": str(folder)})
 
 
 def one_level(experiment: Experiment, path: str, value: float) -> Experiment:

@@ -11,11 +11,9 @@ A shard is a fixed range of sample indices and a plain function of the settings:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.dag import Task
-from pipeline.data.datasets import open_examples
+from pipeline.dag import Place, Task, folder_of, place_of
+from pipeline.data.datasets import open_examples, take_shards
 from pipeline.data.manifest import Form, Manifest
 from pipeline.data.publishing import Request, Written, publish
 from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
-from pipeline.objects import open_objects
 from pipeline.parts import fan_out_of
 from pipeline.sampling import refuse_nonfinite
 from pipeline.storage import sha256_of
@@ -46,7 +43,7 @@ RESIZE = "none, every form holds what a stage of the cascade drew at this size"
 class Drawing:
     """How a cascade is drawn from; plain data that travels to whoever draws."""
 
-    stages: tuple[str, ...]  # results of the trained stages, base first
+    stages: tuple[Place, ...]  # results of the trained stages, base first
     sampling: tuple[StageSamplingSpec, ...]
     seed: int
     block: int
@@ -75,7 +72,7 @@ class SampleContent:
         """
         drawing = self.drawing
         torch.set_num_threads(drawing.threads)
-        cascade = _cascade(drawing.stages, drawing.sampling, drawing.device)
+        cascade = _cascade(tuple(map(folder_of, drawing.stages)), drawing.sampling, drawing.device)
         for first in range(self.start, self.stop, drawing.block):
             indices = torch.arange(first, first + drawing.block)
             labels = torch.tensor(self.labels[first - self.start :][: drawing.block])
@@ -95,10 +92,10 @@ class SampleContent:
 
 
 @lru_cache(maxsize=1)
-def _cascade(stages: tuple[str, ...], sampling: tuple[StageSamplingSpec, ...], device: str) -> Cascade:
+def _cascade(stages: tuple[Path, ...], sampling: tuple[StageSamplingSpec, ...], device: str) -> Cascade:
     """The trained cascade on ``device``, loaded once per process: a result never changes."""
     trained = [
-        load_trained(Path(stage), ema_length=settings.ema_length, device=device)
+        load_trained(stage, ema_length=settings.ema_length, device=device)
         for stage, settings in zip(stages, sampling, strict=True)
     ]
     return Cascade(trained, sampling)
@@ -116,7 +113,7 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     folders = {stage["name"]: task.inputs[f"train {stage['name']}"] for stage in config["stages"]}
     training = open_examples(task.inputs["data"], "train", keep_bytes=0)
     drawing = Drawing(
-        stages=tuple(map(str, folders.values())),
+        stages=tuple(place_of(task.inputs, f"train {stage['name']}") for stage in config["stages"]),
         sampling=tuple(StageSamplingSpec.model_validate(stage["sampling"]) for stage in config["stages"]),
         seed=config["seed"],
         block=config["block"],
@@ -126,7 +123,7 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     )
     count = config["images"] or len(training)
     request = _request(config, folders, count, training.manifest)
-    objects = open_objects(task.scratch / "shards")
+    objects = task.storage.objects(f"{task.scratch}/shards")
     uniform = np.arange(len(training.classes))
     labels = training.labels if config["labels"] == "histogram" else uniform
     jobs = list(_jobs(objects.address, request.forms, drawing, labels, count, config["shard_blocks"]))
@@ -134,7 +131,7 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     manifest = publish(
         objects, request, lambda: Written(training.classes, write_shards(objects, jobs, 0, fan_out, task.progress))
     )
-    _link(task.scratch / "shards", task.out / "shards")
+    take_shards(objects, manifest, task.out / "shards")
     return {
         "images": manifest.splits["train"].examples,
         "sizes": sorted(form.size for form in manifest.forms),
@@ -175,11 +172,3 @@ def _jobs(
         labels = all_labels[np.arange(start, start + step) % len(all_labels)]
         content = SampleContent(drawing, start, min(start + step, count), tuple(labels.tolist()))
         yield ShardJob(address, forms, "train", number, content, 0)
-
-
-def _link(shards: Path, out: Path) -> None:
-    """The finished set in the result, its bytes stored once: until the result is committed, scratch keeps them too."""
-    for path in chain(shards.glob("*/*"), shards.glob("*.json")):
-        target = out / path.relative_to(shards)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, target)

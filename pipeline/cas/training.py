@@ -18,12 +18,14 @@ from pipeline.cas.passport import CasPassport
 from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.spec import CasSpec
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Task
+from pipeline.dag import Task, place_of
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import load_manifest
 from pipeline.experiment import digest_of
+from pipeline.preemption import announced_to
 from pipeline.revision import git_revision
 from pipeline.train_workers import run_workers
+from pipeline.worker_settings import told_by
 
 
 def train_cas(task: Task) -> dict[str, Any]:
@@ -34,13 +36,13 @@ def train_cas(task: Task) -> dict[str, Any]:
     workers, ``stages``, the marks of those that made the samples. Raises UserError where both inputs differ in their
     classes or the net does not suit the size.
     """
-    run = str((task.scratch / "run").relative_to(task.storage.root))
+    run = f"{task.scratch}/run"
     commits = CommitLog(task.storage, run, owner="reader", clock=time.time)
     found = commits.latest_whole(_is_final)
     if found is None:
         settings, context = vars(_settings(task, run)), {**task.context, "workers": task.config["workers"]}
-        name, ray_folder = task.scratch.name, task.scratch / "ray-train"
-        run_workers(cas_loop, settings, context=context, commits=commits, name=name, folder=ray_folder)
+        name, place = task.scratch.rpartition("/")[2], task.storage.ray_address(f"{task.scratch}/ray-train")
+        run_workers(cas_loop, settings, context=context, commits=commits, name=name, place=place)
         found = commits.latest_whole(_is_final)
         assert found is not None, f"{run}: training ended without a final commit"
     entry, folder = found
@@ -85,23 +87,12 @@ def _is_final(entry: Entry) -> bool:
 
 
 def _settings(task: Task, run: str) -> CasSettings:
-    context = task.context
     return CasSettings(
+        **told_by(task, run),
         spec=dict(task.config["cas"]),
         size=task.config["size"],
-        train=str(task.inputs["train"]),
-        val=str(task.inputs["data"]),
-        shuffle=dict(task.config["shuffle"]),
-        storage=str(task.storage.root),
-        run=run,
-        threads=context["threads"],
-        loader_processes=context["loader_processes"],
-        cache=context["cache"],
-        cache_gb=context["cache_gb"],
-        cache_users=context["cache_users"],
-        log_every=context["log_every"],
-        checkpoint_seconds=context["checkpoint_seconds"],
-        progress=None if task.progress.path is None else str(task.progress.path),
+        train=place_of(task.inputs, "train"),
+        val=place_of(task.inputs, "data"),
     )
 
 
@@ -121,4 +112,4 @@ def cas_loop(config: dict[str, Any]) -> None:
         local_world=context.get_local_world_size(),
     )
     run.resume()
-    run.train(lambda entry: None)
+    run.train(lambda entry: None, announced_to(run.ranks.world))

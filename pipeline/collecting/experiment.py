@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,13 @@ import numpy as np
 from pipeline.addresses import without_secrets
 from pipeline.collecting.memorisation import memorisation_of
 from pipeline.collecting.searches import searches_of
-from pipeline.data.datasets import data_place
+from pipeline.dag import Result
+from pipeline.data.datasets import MANIFEST_PART, data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.experiment_spec import Experiment
 from pipeline.levels import DDPM_STEPS, facts_of_level
 from pipeline.outcome import Outcome, cascades_of
+from pipeline.previews import PREVIEW
 from pipeline.published.rows import published_set
 from pipeline.report.grids import class_grid
 from pipeline.report.parts import CascadeRow, Dataset, NodeRow, Report, StageSection
@@ -49,7 +50,7 @@ def collect(outcome: Outcome, computed: set[str], *, created: float, command: st
     ``computed`` names the nodes of this very run, ``created`` is seconds since 1970.
     """
     experiment, declared = outcome.experiment, outcome.declared
-    manifest = load_manifest(data_place(outcome.results["data"].folder).address)
+    manifest = load_manifest(data_place(outcome.results["data"].part(*MANIFEST_PART)).address)
     moment = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat(timespec="seconds")
     return Report(
         title=declared.name if not declared.description else f"{declared.name}: {declared.description}",
@@ -151,7 +152,7 @@ def scores_in(summary: Mapping[str, Any]) -> Scores:
 def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
     experiment, trained = outcome.experiment, outcome.results[f"train/{name}"]
     config = experiment.stages[name]
-    history: list[dict[str, float]] = json.loads((trained.folder / "history.json").read_text())
+    history: list[dict[str, float]] = json.loads(trained.file("history.json").read_text())
     chained, real = _scores(outcome, "chained", name), _scores(outcome, "real", name)
     assert chained is not None, f"{name} was not scored"
     assert real is not None, f"{name} has no real scores to stand beside"
@@ -174,9 +175,9 @@ def _stage(outcome: Outcome, name: str, manifest: Manifest) -> StageSection:
         logsnr=facts.logsnr if facts else None,
         ddpm_step=facts.step if facts else None,
         ddpm_steps=facts.of_steps if facts else DDPM_STEPS,
-        grid_png=preview_grid(outcome.results[f"chained/{name}"].folder, manifest),
-        oracle_png=preview_grid(oracle.folder, manifest) if oracle else None,
-        real_png=preview_grid(outcome.results[f"real/val/{config.size}"].folder, manifest),
+        grid_png=preview_grid(outcome.results[f"chained/{name}"], manifest),
+        oracle_png=preview_grid(oracle, manifest) if oracle else None,
+        real_png=preview_grid(outcome.results[f"real/val/{config.size}"], manifest),
         **_by_class(outcome.results[f"scores/chained/{name}"].summary, manifest),
         memorisation=memorisation_of(outcome.results.get(f"memorisation/{name}"), manifest),
         during=outcome.during.get(name, []),
@@ -202,7 +203,8 @@ def _beside(outcome: Outcome, name: str) -> dict[str, Part | None]:
     return found
 
 
-def preview_grid(folder: Path, manifest: Manifest) -> bytes:
+def preview_grid(result: Result, manifest: Manifest) -> bytes:
     """The preview that a node left, a row per class."""
+    folder = result.part(*PREVIEW)
     pixels, labels = np.load(folder / "preview.npy"), np.load(folder / "preview_labels.npy")
     return class_grid(pixels, labels, len(manifest.classes), columns=8)

@@ -22,7 +22,7 @@ def memorisation_of(result: Result | None, manifest: Manifest) -> Memorisation |
     if result is None:
         return None
     found = result.summary
-    pairs = np.load(result.folder / "pairs.npy", mmap_mode="r")
+    pairs = np.load(result.file("pairs.npy"), mmap_mode="r")
     return Memorisation(
         rows=[_row(told, images, manifest) for told, images in zip(found["neighbours"], pairs, strict=True)],
         reference=found["reference"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.forms import Reduction
 from pipeline.data.ingest import ingest, ingest_drawn, make_forms
 from pipeline.data.loading import Examples
-from pipeline.data.manifest import Manifest, SplitName, load_manifest
+from pipeline.data.manifest import MANIFEST_NAME, Manifest, SplitName, load_manifest
 from pipeline.data.verifying import check_complete
 from pipeline.fan_out import FanOut, in_turn, on_ray
+from pipeline.objects import LocalObjects, Objects
 
 LOCATION = "location.json"
 
@@ -27,8 +29,13 @@ class Place(NamedTuple):
 
 
 def make_data(task: Task) -> dict[str, Any]:
-    """Graph node: the data set as shards, in the result's folder ``shards``."""
-    dest = task.out / "shards"
+    """Graph node: the data set as shards, in the result's folder ``shards``.
+
+    Shards grow in the task's scratch, which all workers see: what a killed driver had published is there when the node
+    is started again.
+    """
+    objects = task.storage.objects(f"{task.scratch}/shards")
+    dest = objects.address
     config = dict(task.config)
     forms = make_forms([(config["size"], config["encoding"])])
     if config["kind"] == "drawn":
@@ -53,7 +60,23 @@ def make_data(task: Task) -> dict[str, Any]:
             fan_out=_fan_out(),
             progress=task.progress,
         )
+    take_shards(objects, manifest, task.out / "shards")
     return _summary(manifest)
+
+
+def take_shards(objects: Objects, manifest: Manifest, out: Path) -> None:
+    """The finished set in ``objects`` as files below ``out``: links where it lies in a folder, so that bytes are stored
+    once, and copies of a bucket's."""
+    folders = {f"{form.name}/" for form in manifest.forms}
+    for name, _ in objects.names():
+        if name != MANIFEST_NAME and not any(name.startswith(folder) for folder in folders):
+            continue  # what the writing of the set needed
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(objects, LocalObjects):
+            os.link(objects.path(name), target)
+        else:
+            objects.fetch(name, target)
 
 
 def link_data(task: Task) -> dict[str, Any]:
@@ -83,8 +106,12 @@ def _fan_out() -> FanOut:
     return on_ray(name="ingest") if ray is not None and ray.is_initialized() else in_turn
 
 
+# Of a result, what says where its data set lies and what is in it.
+MANIFEST_PART = (LOCATION, f"shards/{MANIFEST_NAME}")
+
+
 def data_place(result: Path) -> Place:
-    """Where the data set lies that a data node's ``result`` stands for."""
+    """Where the data set lies that a data node's ``result`` stands for; its ``MANIFEST_PART`` is enough."""
     location = result / LOCATION
     if location.exists():
         return Place(**json.loads(location.read_text()))

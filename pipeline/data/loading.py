@@ -106,6 +106,15 @@ class Examples:
         """Use a ``users``-th of the cache. Raises UserError when it cannot hold so many shards side by side."""
         self._opened.share_cache(shards, users)
 
+    def names(self, indices: npt.ArrayLike) -> list[tuple[str, str]]:
+        """The shard and the key of each of the examples at ``indices``, int (B,), for a person to find them by."""
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        shards = np.searchsorted(self._begins, wanted, side="right") - 1
+        rows = wanted - self._begins[shards]
+        names = [shard.name for shard in self.manifest.shards(self.split, self.form)]
+        places = zip(shards.tolist(), rows.tolist(), strict=True)
+        return [(names[number], self._opened.key(number, row)) for number, row in places]
+
     def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
         """The images, uint8 RGB (B, S, S, 3), and labels, int64 (B,), of the examples at ``indices``, int (B,).
 

@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.objects import LocalObjects, MissingObject, Objects
 
 Numbers = npt.NDArray[np.int64]
+_BLOCK = 512  # bytes of a header of a tar, and what all of it is aligned to
 _MOST_OPEN = 1024  # shards at once; more than the windows and lanes of any sensible order
 _GAP = 1 << 16  # bytes: two ranges that are nearer than this are fetched as one, rather than asking twice
 
@@ -65,7 +66,16 @@ class OpenedShards:
         Raises UserError naming a shard that is missing or cut short, or whose index is not the manifest's.
         """
         index = self.index(number)
-        begins, ends = index.begins[rows], index.ends[rows]
+        return self._pieces(number, index.begins[rows], index.ends[rows])
+
+    def key(self, number: int, row: int) -> str:
+        """The key of the example at ``row`` of a shard, by the header before its bytes. Errors as ``stored``."""
+        at = self.index(number).begins[[row]] // _BLOCK * _BLOCK - _BLOCK  # arrays have a header of their own between
+        (header,) = self._pieces(number, at, at + _BLOCK)
+        return bytes(header[:100]).rstrip(b"\0").partition(b".")[0].decode("ascii", "replace")
+
+    def _pieces(self, number: int, begins: Numbers, ends: Numbers) -> list[memoryview]:
+        """The bytes of a shard from each of ``begins`` to each of ``ends``, (R,)."""
         if self._file is not None:
             whole = self._file(number)
         elif self._copies is not None:

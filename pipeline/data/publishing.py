@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from pipeline.data.indices import IndexHead
@@ -32,10 +33,12 @@ from pipeline.data.manifest import (
     save_manifest,
 )
 from pipeline.errors import UserError
+from pipeline.leases import Lease, Owner, this_process
 from pipeline.objects import LocalObjects, MissingObject, Objects
 
 MARKER = "INCOMPLETE"
 SCRATCH = ".scratch"
+CLAIM = ".claim"  # of a bucket, which has no locks
 _FINGERPRINTS = {"fingerprint": "source", "val_fingerprint": "val"}  # of which of the things asked for
 _CUT_OFF = re.compile(r"\.[0-9a-f]{32}\.part")  # what `LocalObjects.write` had begun when it was killed
 
@@ -80,19 +83,20 @@ class Written(NamedTuple):
 def publish(objects: Objects, request: Request, write: Callable[[], Written]) -> Manifest:
     """Let ``write`` fill an address with shards, then publish the manifest; one of an equal request is returned as is.
 
-    In a folder a second process asking for the same waits for the first; in an object store both write, and the same
-    bytes. Raises UserError when the address holds a data set of another request (naming what differs), an unfinished
-    one of another request, or files that are not ours.
+    A second process waits for the first, and is then given its data set, or refused. Raises UserError when the address
+    holds a data set of another request (naming what differs), an unfinished one of another request, or files that are
+    not ours.
     """
+    if (found := _found(objects, request)) is not None:
+        return found
     with _claimed(objects):
-        if (found := _published(objects)) is not None:
-            _refuse_difference(objects.address, "a data set", _request_of(found), request)
-            return found
+        if (found := _found(objects, request)) is not None:
+            return found  # by whom we waited for
         ours = _mark(objects, request)
         try:
             written = write()
         except UserError:
-            # In an object store there is no lock: another process may be about to write under the marker it found.
+            # An owner in a bucket that was slow may have been replaced: another may be writing under its marker.
             alone = ours or isinstance(objects, LocalObjects)
             if alone and not any(is_ours(name) for name, _ in objects.names()):
                 _unmark(objects)  # a mistake is to be mended, and the address free for the mended request
@@ -103,12 +107,14 @@ def publish(objects: Objects, request: Request, write: Callable[[], Written]) ->
     return manifest
 
 
-def _published(objects: Objects) -> Manifest | None:
+def _found(objects: Objects, request: Request) -> Manifest | None:
+    """The data set that is there, None where there is none. Raises UserError for one of another request."""
     if objects.size(MANIFEST_NAME) is None:
         return None
     manifest = load_manifest(objects.address)
     if objects.size(MARKER) is not None:  # a writer was killed between the manifest and the end
         _unmark(objects)
+    _refuse_difference(objects.address, "a data set", _request_of(manifest), request)
     return manifest
 
 
@@ -127,7 +133,7 @@ def _mark(objects: Objects, request: Request) -> bool:
     try:
         there = objects.read(MARKER)
     except MissingObject:
-        if foreign := next((name for name, _ in objects.names()), None):
+        if foreign := next((name for name, _ in objects.names() if not name.startswith(f"{CLAIM}/")), None):
             raise UserError(
                 f"{objects.address} is no data set but holds {foreign!r}, which is not ours; name a new or empty folder"
             ) from None
@@ -179,7 +185,21 @@ def _columns(forms: tuple[Form, ...], shards: list[tuple[WrittenShard, ...]]) ->
 
 
 def _claimed(objects: Objects) -> AbstractContextManager[None]:
-    return _locked(objects) if isinstance(objects, LocalObjects) else nullcontext()
+    """Be the only process that writes there: in the block a data set is made, or an error is raised."""
+    return _locked(objects) if isinstance(objects, LocalObjects) else _leased(objects)
+
+
+@contextmanager
+def _leased(objects: Objects) -> Iterator[None]:
+    lease = Lease(objects, CLAIM, Owner(owner=this_process(), since=time.time()))
+    lease.take(wait=True)
+    try:
+        yield
+    finally:
+        lease.release()
+        with suppress(UserError):  # traces harm nobody
+            if objects.size(MANIFEST_NAME) is not None:  # which whoever waits looks for, and then wants no more
+                lease.forget()
 
 
 @contextmanager

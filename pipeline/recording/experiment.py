@@ -11,23 +11,26 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.addresses import without_secret, without_secrets
 from pipeline.dag import stored
-from pipeline.experiment import digest_of
+from pipeline.errors import UserError, first_line
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome
+from pipeline.recording.identity import declared_identity
+from pipeline.recording.remembered import remember, remembered
 from pipeline.recording.runs import NOTE_TAG, log_training, open_training, record_evaluation
 from pipeline.recording.scores import comparison_of, headline, metrics_of, summaries_of
 from pipeline.recording.searches import record_search
 from pipeline.revision import git_revision
 from pipeline.storage import open_storage
 from pipeline.tracking.addresses import absolute_uri
+from pipeline.tracking.forwarding import Forwarder
+from pipeline.tracking.outages import Outage, ask_for, connect
 from pipeline.tracking.runs import Status, Tracker, status_of
 from pipeline.trained_nodes import Tracking
 
@@ -39,17 +42,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExperimentRuns:
-    """The runs of an experiment while a command is at work on it: the parent, and where trainings log."""
+    """The runs of an experiment while a command is at work on it: the parent, and where trainings log.
+
+    Once they are open, an MLflow that does not answer keeps nothing from being computed: ``outage`` knows why it was
+    not told, and ``forwarder`` what of metrics is left.
+    """
 
     experiment: Experiment
     parent: str
     tracking: Tracking
+    forwarder: Forwarder
+    outage: Outage
 
     @classmethod
     def open(cls, experiment: Experiment, uri: str, stages: Sequence[str]) -> ExperimentRuns:
-        """Open the parent, found again by what is declared, and a child for each of ``stages``, to be trained so."""
-        tracker, storage, nodes = Tracker(uri), open_storage(experiment.store), Nodes(experiment)
-        identity, runs = declared_identity(experiment), dict[str, str]()
+        """Open the parent, found again by what is declared, and a child for each of ``stages``, to be trained so.
+
+        Raises UserError where MLflow does not answer, unless an earlier command opened all of them.
+        """
+        storage, identity, outage = open_storage(experiment.store), declared_identity(experiment), Outage(uri)
+        try:
+            tracker = connect(uri)
+        except UserError as error:
+            if (known := remembered(storage, identity, uri, stages)) is None:
+                raise
+            log.warning("%s; metrics are kept in the store until it answers", error)
+            parent, runs = known
+            return cls._begin(experiment, parent, runs, outage)
         opened = tracker.open_experiment(experiment.name)
         parent = tracker.run(
             opened,
@@ -59,25 +78,38 @@ class ExperimentRuns:
             params=_parameters(experiment),
             tags={"rayfall.git": git_revision(), NOTE_TAG: experiment.description},
         )
-        made = cls(experiment, parent, Tracking(absolute_uri(uri), runs))
+        runs = {}
+        made = cls._begin(experiment, parent, runs, outage)
         try:
             tracker.log_dict(parent, without_secrets(experiment.model_dump(mode="json")), "experiment.json")
             for name in stages:
-                found, key = stored(nodes.train(name), storage), f"train {name} {identity}"
+                found, key = stored(Nodes(experiment).train(name), storage), f"train {name} {identity}"
                 runs[name] = open_training(tracker, opened, experiment, name, key=key, parent=parent, found=found)
+                made.forwarder.add(runs[name])
+            remember(storage, identity, uri, parent, runs)
         except BaseException as error:
             made.close_after(error)
             raise
         return made
 
+    @classmethod
+    def _begin(cls, experiment: Experiment, parent: str, runs: dict[str, str], outage: Outage) -> ExperimentRuns:
+        tracking = Tracking(absolute_uri(outage.uri), runs)
+        forwarder = Forwarder(tracking.uri, open_storage(experiment.store), runs.values())
+        return cls(experiment, parent, tracking, forwarder.start(), outage)
+
     def close(self, status: Status, *, computed: bool) -> None:
         """End the parent with ``status``, and the stages' runs: those whose training is stored as FINISHED, whole.
 
         Where nothing was ``computed`` the parent keeps its end. What cannot be ended keeps no other from its end; one
-        of the errors is raised then.
+        of the errors is raised then, unless MLflow does not answer.
         """
-        tracker, storage = Tracker(self.tracking.uri), open_storage(self.experiment.store)
-        nodes = Nodes(self.experiment, tracking=self.tracking)
+        with self.outage.tolerated():
+            self.forwarder.close()
+            self._end_runs(ask_for(self.tracking.uri), status, computed=computed)
+
+    def _end_runs(self, tracker: Tracker, status: Status, *, computed: bool) -> None:
+        storage, nodes = open_storage(self.experiment.store), Nodes(self.experiment, tracking=self.tracking)
 
         def end(name: str, run: str) -> None:
             if (found := stored(nodes.train(name), storage)) is not None:
@@ -94,17 +126,23 @@ class ExperimentRuns:
 
                 track_curves(nodes, storage)
 
+    def loss(self) -> str | None:
+        """What a person must be told at the end: that MLflow did not answer, and what becomes of it; else None."""
+        if self.outage.reason is None:
+            return None
+        return self.outage.sentence(self.forwarder.kept(), str(self.experiment.store))
+
     def close_after(self, error: BaseException) -> None:
         """``close`` for what ended the command, which a person is told: that a run cannot be ended is logged."""
         try:
             self.close(status_of(type(error)), computed=True)
         except Exception as failure:
-            told = without_secret((str(failure).strip().splitlines() or [type(failure).__name__])[0])
+            told = without_secret(first_line(failure))
             log.warning("runs in MLflow may stay open: %s", told)
 
     def record(self, outcome: Outcome) -> dict[str, str]:
         """Write the search and all scores that there are under the parent; the runs of the evaluations by stage."""
-        tracker, experiment = Tracker(self.tracking.uri), outcome.experiment
+        tracker, experiment = ask_for(self.tracking.uri), outcome.experiment
         opened, runs = tracker.open_experiment(experiment.name), {}
         for name in experiment.names:
             if outcome.scores("chained", name) is None:
@@ -118,31 +156,16 @@ class ExperimentRuns:
         record_search(tracker, opened, self.parent, outcome)
         return runs
 
-    def record_report(self, report: Report, html: Path, evaluations: Mapping[str, str]) -> None:
+    def record_report(self, report: Report, page: str, evaluations: Mapping[str, str]) -> None:
         """Write the page and its figures under the parent, and samples under the ``evaluations`` of ``record``."""
         from pipeline.report.writing import figure_files
 
         tracker = Tracker(self.tracking.uri)
         for section in report.stages:
             _log_grids(tracker, evaluations[section.name], section)
-        tracker.log_file(self.parent, html)
+        tracker.log_text(self.parent, page, "report.html")
         for name, svg in figure_files(report).items():
             tracker.log_text(self.parent, svg, f"figures/{name}")
-
-
-def declared_identity(experiment: Experiment) -> str:
-    """What the runs of ``experiment`` are found again by: a digest of what is declared, with any cells and seeds.
-
-    Not of what the search will choose: the same command must find the same runs again. Of settings and not of nodes:
-    those of the evaluation ask for weights files that training does without. Weights are known by their sha256 where it
-    is declared, else by their address without what lets somebody in, which is signed anew again and again.
-    """
-    elsewhere = {"data", "store", "tracking", "resources", "description", "ablation"}
-    settings = experiment.model_dump(mode="json", exclude=elsewhere)
-    for scorer in (settings["evaluation"]["scorer"], *settings["evaluation"]["also"]):
-        if "weights" in scorer:
-            scorer["weights"] = None if scorer["sha256"] else without_secret(scorer["weights"])
-    return digest_of([settings, Nodes(experiment).data.identity])
 
 
 def _parameters(experiment: Experiment) -> dict[str, Any]:

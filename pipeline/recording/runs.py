@@ -9,11 +9,12 @@ from typing import Any
 
 from pipeline.dag import Result
 from pipeline.experiment_spec import Experiment
-from pipeline.history import open_buffer, read_history, replay
+from pipeline.history import history_points, read_history
 from pipeline.outcome import Outcome
 from pipeline.recording.scores import all_figures, metrics_of, passport_tags, passports_in, passports_of
 from pipeline.recording.settings import evaluation_params, training_params
 from pipeline.tracking.runs import Status, Tracker
+from pipeline.tracking.sending import Sender
 
 STATUS_TAG, CHOSEN_TAG, FRONT_TAG, ERROR_TAG = "rayfall.status", "rayfall.chosen", "rayfall.front", "rayfall.error"
 NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the description of a run
@@ -63,7 +64,7 @@ def record_evaluation(tracker: Tracker, opened: str, outcome: Outcome, stage: st
         passports_of(outcome, stage),
         stage=stage,
         params=evaluation_params(experiment, stage, experiment.evaluation.samples),
-        key=evaluation_key(chained.folder.parent.name, root),
+        key=evaluation_key(chained.key, root),
         parent=parent,
     )
     tracker.finish(run)
@@ -125,9 +126,7 @@ def open_training(
 
 def log_training(tracker: Tracker, run: str, found: Result, status: Status = "FINISHED") -> None:
     """Give the run of a training that is stored what it lacks of its history, and end it."""
-    buffer = open_buffer(tracker.uri, run)
-    replay(buffer, read_history(found.folder))
-    buffer.flush()
+    Sender(tracker).send(run, history_points(read_history(found.part("history.json"))))
     tracker.finish(run, status, seconds=_seconds(found))
 
 

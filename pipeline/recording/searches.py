@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, Result, stored
+from pipeline.dag import Committed, Node, Result, stored
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
@@ -105,7 +105,7 @@ def _register(tracker: Tracker, outcome: Outcome, run: str) -> None:
     chain = experiment.chain(experiment.last)
     assert outcome.search is not None
     point = ChosenPoint(
-        weights={name: str(outcome.results[f"train/{name}"].folder) for name in chain},
+        weights={name: outcome.results[f"train/{name}"].address for name in chain},
         sampling={name: experiment.stages[name].sampling.model_dump(mode="json") for name in chain},
         settings=outcome.search.summary["chosen"],
         scores=headline(summaries_of(outcome, experiment.last)),
@@ -207,10 +207,10 @@ def _trained(declared: Experiment, made: Experiment, stage: str) -> Iterator[tup
             yield name, node, result, True
             continue
         log = CommitLog(storage, node.context["run"], owner="reader", clock=time.time)
-        found = log.latest_whole(lambda entry: "step" in entry.info and "kept" not in entry.info)
-        if found is not None:
-            entry, folder = found
-            yield name, node, Result(folder, entry.info, entry.info.get("seconds", 0.0), reused=True), False
+        entry = next(log.sound(lambda entry: "step" in entry.info and "kept" not in entry.info), None)
+        if entry is not None:
+            found = Result(Committed(log, entry), entry.info, entry.info.get("seconds", 0.0), reused=True)
+            yield name, node, found, False
 
 
 def _scores(point: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment, ResourcesSpec
 from pipeline.nodes import Nodes
 from pipeline.search.spec import BudgetSpec, SearchSpec
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.tuning.costs import cost_of
 from pipeline.tuning.log import TrialLog
 
@@ -50,7 +50,7 @@ class Ledger:
     of a round that trains share) is in no GPU-hours; the clock runs meanwhile.
     """
 
-    storage: LocalStorage
+    storage: Storage
     prefix: str
     budget: BudgetSpec
     resources: ResourcesSpec

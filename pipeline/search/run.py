@@ -25,7 +25,7 @@ from pipeline.search.choice import best_of, finished, front_of, why
 from pipeline.search.proposals import proposals_of, with_drawn_lists
 from pipeline.search.spec import SearchSpec, trains
 from pipeline.search.trials import Point, Settings, settled_experiment, targets_of
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.sweep.actors import ActorPool
 from pipeline.sweep.run import Sweep
 from pipeline.sweep.sharing import Costs, TrialNodes, counted, knew_levels, sharing_of, told
@@ -41,7 +41,8 @@ def search_stages(task: Task) -> dict[str, Any]:
     chose nothing: the declared settings stay. "spent" are hours by the clock and GPU-hours, over all commands.
     RuntimeError where trials of a round began and none finished.
     """
-    experiment = Experiment.model_validate(task.context["experiment"]).model_copy(update={"store": task.storage.root})
+    experiment = Experiment.model_validate(task.context["experiment"])
+    experiment = experiment.model_copy(update={"store": task.storage.address})
     declared = experiment.search
     assert declared is not None, "a search node needs a search section"
     ledger = Ledger(task.storage, prefix_of(experiment, declared), declared.budget, experiment.resources)
@@ -75,7 +76,7 @@ class Rounds:
     """
 
     def __init__(
-        self, experiment: Experiment, declared: SearchSpec, storage: LocalStorage, ledger: Ledger, progress: Progress
+        self, experiment: Experiment, declared: SearchSpec, storage: Storage, ledger: Ledger, progress: Progress
     ) -> None:
         self.experiment, self.declared, self.storage, self.progress = experiment, declared, storage, progress
         self.chosen: Settings = {}

@@ -22,7 +22,7 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.search.spec import SearchSpec
 from pipeline.sentences import first_message
-from pipeline.storage import LocalStorage, open_storage
+from pipeline.storage import Storage, open_storage
 
 Settings = dict[str, Any]
 Point = dict[str, Any]
@@ -69,7 +69,7 @@ def _point(settings: Mapping[str, Any]) -> Point:
 
 
 def point_of(
-    changed: Experiment, stage: str, settings: Mapping[str, Any], storage: LocalStorage, *, look: int | None = None
+    changed: Experiment, stage: str, settings: Mapping[str, Any], storage: Storage, *, look: int | None = None
 ) -> Point:
     """The point of a trial whose scores are stored; ``changed`` is the experiment with its ``settings``.
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing, stored
-from pipeline.execution import compute
+from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing
+from pipeline.execution import compute, inputs_of, scratch_of
 from pipeline.parts import PartJob, compute_part, part_jobs
 from pipeline.search.earlier_rows import first_row
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.sweep.actors import ActorPool, Finished
 
 PARTS = {"pipeline.sampling:draw": "pipeline.sampling:draw_part"}  # what computes one part of a node
@@ -29,7 +29,7 @@ class ActorGraph:
     wanted and has not come to its end, and ``computed`` what was computed here.
     """
 
-    storage: LocalStorage
+    storage: Storage
     pool: ActorPool
     failed: dict[str, str] = field(default_factory=dict)
     open: dict[str, Node] = field(default_factory=dict)
@@ -102,17 +102,14 @@ class ActorGraph:
 
     def _submit_whole(self, node: Node) -> None:
         self._running[node.digest] = 1
-        self.pool.submit((node, True), compute, node, self.storage.root)
+        self.pool.submit((node, True), compute, node, self.storage.address)
 
     def _parts(self, node: Node) -> list[PartJob]:
         """The parts of a node that are worth handing out one by one."""
         if node.function not in PARTS or self.pool.size == 1:
             return []
-        inputs = {role: stored(parent, self.storage) for role, parent in node.inputs.items()}
-        folders = {role: result.folder for role, result in inputs.items() if result is not None}
-        assert len(folders) == len(inputs), "a node begins when its inputs are stored"
-        scratch = self.storage.path(f"scratch/{node.key.removeprefix('results/')}")
-        task = Task(node.name, node.config, folders, Path(), node.context, self.storage, Progress(), scratch)
+        inputs, scratch = inputs_of(node, self.storage), scratch_of(node)
+        task = Task(node.name, node.config, inputs, Path(), node.context, self.storage, Progress(), scratch)
         function = PARTS[node.function]
         return part_jobs(task, function, first_row(task, function), node.config["count"])
 

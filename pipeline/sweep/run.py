@@ -20,7 +20,7 @@ from pipeline.search.budget import Ledger
 from pipeline.search.proposals import Proposal, Suggested, Told, most_trials
 from pipeline.search.spec import SearchSpec
 from pipeline.search.trials import Point, Settings
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.sweep.actors import ActorPool
 from pipeline.sweep.graph import ActorGraph
 from pipeline.sweep.reckoning import Reckoning
@@ -43,7 +43,7 @@ class Sweep:
     paths: list[str]
     fixed: Settings
     proposals: list[Settings] | Suggested
-    storage: LocalStorage
+    storage: Storage
     pool: ActorPool
     ledger: Ledger
     progress: Callable[[int, int], None]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.comparing import paired_error
 from pipeline.dag import Node, stored
 from pipeline.experiment_spec import Experiment
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def steps_of_look(changed: Experiment, stage: str) -> tuple[int, ...] | None:
     return None if most is None or max(own) <= most else tuple(min(steps, most) for steps in own)
 
 
-def look_at(scores: Node, storage: LocalStorage, *, metric: str, steps: tuple[int, ...] | None = None) -> Look:
+def look_at(scores: Node, storage: Storage, *, metric: str, steps: tuple[int, ...] | None = None) -> Look:
     """The look of a trial whose first samples are scored by the node ``scores``; it must be stored, and where accuracy
     decides the images that it judged too."""
     found = stored(scores, storage)
@@ -50,7 +50,8 @@ def look_at(scores: Node, storage: LocalStorage, *, metric: str, steps: tuple[in
         return Look(found.summary, steps=steps)
     judged = stored(scores.inputs["judged"], storage)
     assert judged is not None, "a look at accuracy is at stored images"
-    top, labels = np.load(judged.folder / "top.npy"), np.load(judged.folder / "labels.npy")
+    folder = judged.part("top.npy", "labels.npy")
+    top, labels = np.load(folder / "top.npy"), np.load(folder / "labels.npy")
     return Look(found.summary, top[:, 0] == labels, steps)
 
 

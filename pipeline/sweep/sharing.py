@@ -17,7 +17,7 @@ from pipeline.dag import Node, ancestry, stored
 from pipeline.experiment_spec import Experiment
 from pipeline.search.proposals import shares_levels
 from pipeline.search.spec import SearchSpec
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from stages.specs import StageSamplingSpec
 
 COUNTED = ("chained", "oracle", "scores")
@@ -78,7 +78,7 @@ def knew_levels(search: SearchSpec, paths: Sequence[str], tried: Iterable[Experi
 class Costs:
     """Seconds that stored results took to compute, each looked up once. Nothing stored, nothing spent."""
 
-    storage: LocalStorage
+    storage: Storage
     _known: dict[str, float] = field(default_factory=dict)
 
     def of(self, nodes: Iterable[Node]) -> float:
@@ -94,7 +94,7 @@ class Costs:
         result = stored(node, self.storage)
         if result is None:
             return 0.0
-        path = result.folder / "drawn.json"
+        path = result.file("drawn.json")
         if not path.exists():
             return result.seconds
         # Its parts, whoever computed them and before whichever kill, and putting them together.

@@ -18,7 +18,7 @@ from pipeline.search.trials import (
     settled_experiment,
     targets_of,
 )
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.sweep.graph import ActorGraph
 from pipeline.sweep.screening import Look, is_hopeless, look_at, rivals_of, steps_of_look
 from pipeline.sweep.sharing import TrialNodes, counted
@@ -62,7 +62,7 @@ class Trials:
 
     experiment: Experiment
     stage: str
-    storage: LocalStorage
+    storage: Storage
     graph: ActorGraph
 
     @property

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.addresses import without_secret
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from pipeline.experiment_spec import Experiment
+
 # For the server that `ui_command` starts as for us: no reports of usage over the network, no job runner (two processes,
-# 300 MB), no lines about every run that ends among what commands print as JSON.
+# 300 MB), no lines about every run that ends among what commands print as JSON. A request that fails is repeated for a
+# quarter of a minute, not for MLflow's four. What somebody sets himself counts.
 ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 SQLITE = "sqlite:///"
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """Address of the experiment's MLflow store: its own setting, or an SQLite file in the folder of results.
+
+    Raises UserError where results go to a bucket, which can hold no such file, and nothing is set.
+    """
+    if experiment.tracking.uri is not None:
+        return experiment.tracking.uri
+    if "://" in experiment.store:
+        raise UserError(
+            f"tracking.uri must be set where the store is {experiment.store}: a bucket holds no SQLite file; give an "
+            "MLflow server's address, or sqlite:////FILE on this machine"
+        )
+    return f"sqlite:///{Path(experiment.store).expanduser().resolve() / 'mlflow.db'}"
 
 
 def absolute_uri(uri: str) -> str:
@@ -35,6 +58,19 @@ def absolute_uri(uri: str) -> str:
             "use sqlite:///PATH.db or the http(s) address of an MLflow server"
         )
     return uri
+
+
+def sqlite_among(nodes: int, uri: str) -> str | None:
+    """What a person must be told of an SQLite file that a command on a cluster of ``nodes`` writes; else None.
+
+    It is sound, since one process writes it, this one; but only on a disk of its own is SQLite's lock to be trusted.
+    """
+    if nodes < 2 or not uri.startswith(SQLITE):
+        return None
+    return (
+        f"{uri} is written by this process alone, on a cluster of {nodes} nodes: look at it from this machine, one "
+        "command at a time; for a team or a network disk set tracking.uri to the http(s) address of an MLflow server"
+    )
 
 
 def ui_command(uri: str, port: int) -> list[str]:

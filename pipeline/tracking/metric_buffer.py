@@ -1,59 +1,61 @@
-"""Metrics of a training worker on their way to MLflow. Imports it only to know its exception."""
+"""Metrics of a training worker on their way to the journal: a thread writes them, training never waits."""
 
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from types import TracebackType
 
-if TYPE_CHECKING:
-    from pipeline.tracking.runs import Tracker
+from pipeline.tracking.journal import Journal, Point, points_of
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MetricBuffer:
-    """Metrics of one training worker, written every few seconds. For rank 0 only.
+    """Metrics of one training worker, journalled every few seconds inside the block of a ``with``. For rank 0 only.
 
-    A store that does not answer costs no training: the points stay here and the next ``add`` tries again.
-    ``flush`` raises instead, so flush before a checkpoint is committed: what a resumed run finds logged then
-    reaches at least as far as what it resumes from.
-
-    Args:
-        tracker: made in this process from the address it was sent.
-        run_id: the stage's run.
-        every_seconds: longest time that points wait.
-        after: steps up to and including this one are known (``Tracker.last_step``) and left out.
+    ``flush`` before a checkpoint is committed: then what stands in the checkpoint's history stands in the journal too,
+    and no more waits in memory than is measured from one commit to the next.
     """
 
-    def __init__(self, tracker: Tracker, run_id: str, *, every_seconds: float = 5.0, after: int | None = None) -> None:
-        self._tracker = tracker
-        self._run_id = run_id
+    def __init__(self, journal: Journal, *, every_seconds: float = 5.0) -> None:
+        self._journal = journal
         self._every_seconds = every_seconds
-        self._after = -1 if after is None else after
-        self._points: list[tuple[str, float, int, int]] = []
-        self._written = time.monotonic()
+        self._points: list[Point] = []
+        self._writing, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of ``step``; written with a later call, or at ``flush``."""
-        from mlflow.exceptions import MlflowException
+    def __enter__(self) -> MetricBuffer:
+        self._thread.start()
+        return self
 
-        if step <= self._after:
-            return
-        now = int(time.time() * 1000)
-        self._points += [(name, float(value), step, now) for name, value in values.items()]
-        if time.monotonic() - self._written < self._every_seconds:
-            return
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
         try:
             self.flush()
-        except MlflowException as error:
-            self._written = time.monotonic()
-            _log.warning("%d metrics wait, tracking failed: %s", len(self._points), str(error).splitlines()[0])
+        except Exception as failure:
+            if error is None:
+                raise
+            log.warning("%d metrics could not be kept: %s", len(self._points), failure)
+
+    def add(self, step: int, values: Mapping[str, float], when: int) -> None:
+        """Take the values of ``step``, measured at ``when`` (unix time in ms). Writes nothing itself."""
+        self._points += points_of(step, values, when)  # one operation: the thread takes from the front meanwhile
 
     def flush(self) -> None:
-        """Write everything now. Raises MLflow's exception when that fails; nothing is lost, and it may be repeated."""
-        if self._points:
-            self._tracker.log_points(self._run_id, self._points)
-        self._points = []
-        self._written = time.monotonic()
+        """Journal everything now. Raises what the store raises; nothing is lost then, and it may be repeated."""
+        with self._writing:
+            count = len(self._points)
+            if count:
+                self._journal.append(self._points[:count])
+                del self._points[:count]
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_seconds):
+            try:
+                self.flush()
+            except Exception as error:
+                log.warning("%d metrics wait, they could not be kept yet: %s", len(self._points), error)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.addresses import without_secret
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 
 @contextmanager
@@ -21,6 +21,9 @@ def opening(uri: str) -> Iterator[None]:
         told = f"needs the Python package {error.name}, which is not installed; install it or name another store"
         raise UserError(f"tracking.uri {without_secret(uri)} {told}") from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        why = without_secret((str(error).strip().splitlines() or [type(error).__name__])[0])
+        if isinstance(error, MlflowException) and error.error_code == "UNAUTHENTICATED":
+            told = "asks who you are; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of it"
+            raise UserError(f"tracking.uri {without_secret(uri)} {told}") from error
+        why = without_secret(first_line(error))
         told = f"cannot be used: {why}; start that server, or name another or sqlite:///PATH.db"
         raise UserError(f"tracking.uri {without_secret(uri)} {told}") from error

@@ -52,8 +52,9 @@ class Tracker:
     def __init__(self, uri: str, artifact_root: str | None = None) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        for noisy in ("alembic", "mlflow.store.db.utils"):  # forty lines about making an empty database
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        # Forty lines about making an empty database, and a hundred about one that is locked, which is also raised.
+        for noisy, level in (("alembic", logging.WARNING), ("mlflow.store.db.utils", logging.CRITICAL)):
+            logging.getLogger(noisy).setLevel(level)
         from mlflow.tracking import MlflowClient
 
         self.uri = absolute_uri(uri)
@@ -195,8 +196,11 @@ class Tracker:
 
     def last_step(self, run_id: str, name: str) -> int | None:
         """Highest step at which metric ``name`` was logged, so that a resumed run logs only later ones."""
-        history = self._client.get_metric_history(run_id, name)
-        return max((point.step for point in history), default=None)
+        return max(self.steps(run_id, name), default=None)
+
+    def steps(self, run_id: str, name: str) -> set[int]:
+        """The steps at which metric ``name`` was logged."""
+        return {point.step for point in self._client.get_metric_history(run_id, name)}
 
     def log_image(self, run_id: str, image: npt.NDArray[np.uint8], path: str) -> None:
         """Store an image, uint8 (H, W, 3), as the artifact ``path`` (its suffix picks the format)."""

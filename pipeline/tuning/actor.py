@@ -6,7 +6,6 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.experiment_spec import Experiment
@@ -32,7 +31,7 @@ def trainable() -> type:
         def setup(self, config: Settings, experiment: Any = None, place: Any = None, root: str = "") -> None:
             import torch
 
-            described = Experiment.model_validate(experiment).model_copy(update={"store": Path(root)})
+            described = Experiment.model_validate(experiment).model_copy(update={"store": root})
             search, stage, paths, fixed = place
             torch.set_num_threads(described.resources.threads)
             self.round = TrainingRound(described, SearchSpec.model_validate(search), stage, tuple(paths), dict(fixed))

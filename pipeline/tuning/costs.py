@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.commits import CommitLog, Entry
+from pipeline.commits import KEEP, CommitLog, Entry
 from pipeline.experiment_spec import ResourcesSpec
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.tuning.log import TrialEntry, TrialLog
 
 PARTS = ("start_seconds", "training_seconds", "look_seconds", "scoring_seconds", "waiting_seconds")
 
 
-def trained_seconds(storage: LocalStorage, run: str) -> float:
+def trained_seconds(storage: Storage, run: str) -> float:
     """Seconds of training that all commits of the run with the commit log ``run`` took, those trained anew among them:
     a run asked for fewer steps than it has may have lost the checkpoints on the way there. 0 for none."""
     found, before = 0.0, list[Entry]()
@@ -31,14 +31,12 @@ def trained_seconds(storage: LocalStorage, run: str) -> float:
 
 def _resumed_seconds(before: Sequence[Entry], first: Entry) -> float:
     """Seconds of the checkpoint that the owner who committed ``first`` had gone on from: the newest that was kept."""
-    from pipeline.stage_run import KEEP  # on demand: it imports torch
-
     kept = [entry for entry in before[:-KEEP] if entry.info.get("final")] + list(before[-KEEP:])
     below = [float(entry.info["seconds"]) for entry in kept if entry.info["step"] < first.info["step"]]
     return below[-1] if below else 0.0
 
 
-def start_seconds(storage: LocalStorage, run: str, *, since: float) -> float | None:
+def start_seconds(storage: Storage, run: str, *, since: float) -> float | None:
     """What a training asked for at the unix time ``since`` took until its first step; None where it committed none."""
     entries = CommitLog(storage, run, owner="reader", clock=time.time).entries()
     told = [entry.info.get("start_seconds") for entry in entries if "step" in entry.info and entry.created >= since]
@@ -56,7 +54,7 @@ def scoring_hours(seconds: float, resources: ResourcesSpec) -> float:
     return seconds * (gpus or 1.0) / 3600.0
 
 
-def cost_of(storage: LocalStorage, entry: TrialEntry, resources: ResourcesSpec) -> float:
+def cost_of(storage: Storage, entry: TrialEntry, resources: ResourcesSpec) -> float:
     """Hours of a GPU, or of a CPU, that a trial has spent so far: of training what its runs gained while it was at
     them, as far as that is committed, and its scores and looks."""
     if entry.point is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 State = Literal["begun", "finished", "pruned", "failed"]
 ATTEMPTS = 2  # at a trial that fails; more is in vain
@@ -51,7 +51,7 @@ class TrialEntry:
 class TrialLog:
     """The journal under ``prefix``. Of one trial there is one writer at a time: the driver, then the trial itself."""
 
-    storage: LocalStorage
+    storage: Storage
     prefix: str
 
     def get(self, key: str) -> TrialEntry | None:

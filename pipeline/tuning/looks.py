@@ -12,14 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, stored
+from pipeline.dag import Node, Place, stored
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.trained_nodes import FEATURE_SEED
 from pipeline.tuning.log import TrialLog
 from pipeline.watching.task import PointJob, in_task
@@ -48,7 +47,7 @@ class Looks:
     passed: int = -1  # the step that training goes on from
 
     @property
-    def storage(self) -> LocalStorage:
+    def storage(self) -> Storage:
         return self.log.storage
 
     def during(self, train: Callable[[], None]) -> bool:
@@ -96,13 +95,13 @@ class Looks:
                 return True
         return False
 
-    def _weights(self, step: int, training: threading.Thread) -> Path | None:
+    def _weights(self, step: int, training: threading.Thread) -> Place | None:
         """The weights of ``step``, once they are set aside; None when they will not be, or training ended before."""
         watched = WatchedWeights(self._run, None, self.rungs)
         while True:
             ended = not training.is_alive()  # before the look: what was stored until then is seen
             if (found := watched.set_aside(step)) is not None:
-                return found.folder
+                return found.place
             if ended or step <= self.passed:
                 return None
             training.join(POLL_SECONDS)
@@ -117,10 +116,10 @@ class Looks:
         from stages.specs import TrainingSpec
 
         training = TrainingSpec.model_validate(self.node.config["training"])
-        found = Snapshots.of(self._run, training).latest_checkpoint(lambda step: step <= training.steps)
+        found = Snapshots.of(self._run, training).latest_checkpoint(lambda step: step <= training.steps, ())
         return -1 if found is None else int(found[0].info["step"])
 
-    def _score(self, step: int, weights: Path) -> float | None:
+    def _score(self, step: int, weights: Place) -> float | None:
         """Chained FID of ``weights``; None where it cannot be had, and the trial goes on without this look."""
         started, job, gpus = time.monotonic(), self._job(weights), self._gpus
         try:
@@ -142,19 +141,19 @@ class Looks:
         """What a look asks Ray for: nothing where this process holds what it needs."""
         return 0.0 if self.node.context.get("in_place") else self.changed.resources.gpus_per_sampling_worker
 
-    def _job(self, weights: Path) -> PointJob:
+    def _job(self, weights: Place) -> PointJob:
         nodes, search, evaluation = Nodes(self.changed, trial=True), self.changed.search, self.changed.evaluation
         assert search is not None
         assert search.pruning is not None
         chain = self.changed.chain(self.stage)
-        below = [self._folder(nodes.train(name)) for name in chain[:-1]]
+        below = [self._place(nodes.train(name)) for name in chain[:-1]]
         resources = self.changed.resources
         return PointJob(
             weights=(*below, weights),
             sampling=tuple(self._sampling(name, search.pruning.sampling_steps) for name in chain),
-            data=self._folder(nodes.data),
-            features=self._folder(nodes.classifier("features", FEATURE_SEED)),
-            judge=self._folder(nodes.judge),
+            data=self._place(nodes.data),
+            features=self._place(nodes.classifier("features", FEATURE_SEED)),
+            judge=self._place(nodes.judge),
             labels=evaluation.labels,
             samples=search.pruning.samples,
             reference=search.pruning.reference,
@@ -170,7 +169,7 @@ class Looks:
         sampling = self.changed.stages[name].sampling.model_dump(mode="json") | {"ema_length": None}
         return sampling | {"steps": min(sampling["steps"], steps or sampling["steps"])}
 
-    def _folder(self, node: Node) -> Path:
+    def _place(self, node: Node) -> Place:
         found = stored(node, self.storage)
         assert found is not None, f"{node.name} comes before a look"
-        return found.folder
+        return found.place

@@ -16,7 +16,7 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.search.budget import prefix_of
 from pipeline.search.spec import PruningSpec, SearchSpec, combinations
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.trained_nodes import FEATURE_SEED
 from pipeline.tuning.log import TrialLog
 
@@ -55,7 +55,7 @@ class TrainingRound:
         """Where the search that the round belongs to has its journal and its ledger."""
         return prefix_of(self.experiment, self.search)
 
-    def log(self, storage: LocalStorage) -> TrialLog:
+    def log(self, storage: Storage) -> TrialLog:
         """The journal of the search that the round belongs to."""
         return TrialLog(storage, self.prefix)
 
@@ -90,7 +90,7 @@ class TrainingRound:
             rung *= self.pruning.factor
         return tuple(found)
 
-    def shared(self, storage: LocalStorage) -> list[Node]:
+    def shared(self, storage: Storage) -> list[Node]:
         """What is missing and all trials need, below the stage that is scored; computed once, before them."""
         space = {path: self.search.space[path] for path in self.paths}
         trials = [self.targets(settings) for settings in combinations(space, LOOKED_AT)]

@@ -19,7 +19,7 @@ from pipeline.execution import execute
 from pipeline.experiment_spec import Experiment
 from pipeline.search.budget import Ledger
 from pipeline.search.trials import Point
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.tuning.actor import trainable
 from pipeline.tuning.costs import in_place
 from pipeline.tuning.desk import Desk
@@ -34,7 +34,7 @@ TRIALS = 10**6  # what Tune is told; the desk says when there are no more
 LONGEST = 10**12  # steps: no training ends by Tune's counting
 
 
-def train_round(trials: TrainingRound, ledger: Ledger, progress: Any, storage: LocalStorage) -> tuple[list[Point], int]:
+def train_round(trials: TrainingRound, ledger: Ledger, progress: Any, storage: Storage) -> tuple[list[Point], int]:
     """All points of a round of trials that train, and how many the budget kept from beginning; Ray must be initialised.
 
     A point has ``settings`` (those ``fixed`` too), ``status`` (finished, pruned or failed), ``error``, ``objective``
@@ -70,7 +70,7 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
         trainable(),
         experiment=trials.experiment.model_dump(mode="json"),
         place=(trials.search.model_dump(mode="json"), trials.stage, list(trials.paths), dict(trials.fixed)),
-        root=str(desk.log.storage.root),
+        root=desk.log.storage.address,
     )
     tuner = tune.Tuner(
         tune.with_resources(actor, training_resources(trials.experiment)),
@@ -86,7 +86,7 @@ def _run(trials: TrainingRound, desk: Desk, progress: Any) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"training-{trials.stage}-{int(time.time())}",
-            storage_path=str(desk.log.storage.path("ray-tune")),
+            storage_path=desk.log.storage.ray_address("ray-tune"),
             failure_config=tune.FailureConfig(max_failures=LOST),
             verbose=0,
         ),

@@ -1,7 +1,7 @@
 """One trial that trains, in the process that runs it: its trainings, the looks of pruning, its scores. No Tune here.
 
 What it computes are nodes, as everywhere, so a trial that was cut off goes on from what is stored. Trainings are owned
-by one trial at a time (``pipeline.tuning.claims``), for trials may differ in how they are sampled alone.
+by one trial at a time (``pipeline.claims``), for trials may differ in how they are sampled alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.addresses import without_secret
+from pipeline.claims import claimed
 from pipeline.dag import Node, NodeFailed, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
@@ -21,8 +22,7 @@ from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.search.trials import failed_point, run_trial
 from pipeline.sentences import first_message
-from pipeline.storage import LocalStorage
-from pipeline.tuning.claims import claimed
+from pipeline.storage import Storage
 from pipeline.tuning.costs import cost_of, in_place, leave_trainings, scoring_hours, start_seconds, trained_seconds
 from pipeline.tuning.log import State, TrialEntry, TrialLog
 from pipeline.tuning.looks import Looks, Report
@@ -44,7 +44,7 @@ class TrainingTrial:
     times: dict[str, float] = field(default_factory=dict)
 
     @property
-    def storage(self) -> LocalStorage:
+    def storage(self) -> Storage:
         return self.log.storage
 
     def run(self) -> dict[str, Any]:
@@ -96,6 +96,7 @@ class TrainingTrial:
             rungs = self.round.rungs(node.config["training"]["steps"])
         here = {
             "in_place": in_place(changed.resources),
+            "claimed": True,
             "watch_steps": rungs,
             "stop": self.log.stop_key(self.entry.key),
         }
@@ -137,7 +138,7 @@ class TrainingTrial:
         self.times[part] = self.times.get(part, 0.0) + seconds
 
 
-def execute_one(node: Node, storage: LocalStorage) -> None:
+def execute_one(node: Node, storage: Storage) -> None:
     """Compute ``node`` here, its inputs being stored."""
     execute([node], storage, Silence(), use_ray=False)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 
 if TYPE_CHECKING:
-    from pipeline.tracking.metric_buffer import MetricBuffer
+    from pipeline.tracking.journal import Point as MetricPoint
+    from pipeline.tracking.sending import Sender
     from pipeline.trained_nodes import Tracking
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,8 @@ class Point:
 class Curve:
     """The points of one stage, in the file ``key`` of the store. One writer at a time."""
 
-    storage: LocalStorage
+    storage: Storage
     key: str
-
-    @property
-    def path(self) -> Path:
-        return self.storage.path(self.key)
 
     def points(self) -> list[Point]:
         """By rising step."""
@@ -77,28 +74,23 @@ class CurveLog:
 
     def __init__(self, tracking: Tracking | None) -> None:
         self._tracking = tracking
-        self._buffers: dict[str, MetricBuffer] = {}
+        self._waiting: dict[str, list[MetricPoint]] = {}
+        self._sender: Sender | None = None
 
     def add(self, stage: str, *points: Point) -> None:
-        """Log points of ``stage`` by rising step; what the store of MLflow does not take now waits for the next."""
+        """Log points of ``stage``; what MLflow does not take now waits for the next."""
         if self._tracking is None or stage not in self._tracking.runs or not points:
             return
+        from pipeline.tracking.journal import points_of
+        from pipeline.tracking.runs import Tracker
+        from pipeline.tracking.sending import Sender
+
+        waiting, now = self._waiting.setdefault(stage, []), int(1000 * time.time())
+        for point in points:
+            waiting += points_of(point.step, point.metrics(), now)
         try:
-            buffer = self._buffer(stage)
-            for point in points:
-                buffer.add(point.step, point.metrics())
-            buffer.flush()
+            self._sender = self._sender or Sender(Tracker(self._tracking.uri))
+            self._sender.send(self._tracking.runs[stage], waiting)
+            waiting.clear()
         except Exception as error:
             log.warning("scores of train/%s are stored but not tracked: %s", stage, str(error).splitlines()[0])
-
-    def _buffer(self, stage: str) -> MetricBuffer:
-        from pipeline.tracking.metric_buffer import MetricBuffer
-        from pipeline.tracking.runs import Tracker
-
-        assert self._tracking is not None
-        if stage not in self._buffers:
-            tracker, run = Tracker(self._tracking.uri), self._tracking.runs[stage]
-            # Points wait for `flush`, which says what is wrong instead of trying again by itself.
-            last = tracker.last_step(run, "during_kid")
-            self._buffers[stage] = MetricBuffer(tracker, run, every_seconds=3600.0, after=last)
-        return self._buffers[stage]

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, stored
+from pipeline.dag import Node, Place, stored
 from pipeline.experiment import digest_of
 from pipeline.nodes import Nodes
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.watching.points import Curve, CurveLog, Point
 from pipeline.watching.task import POLL_SECONDS, in_task, job_of, sampling_of
 from pipeline.watching.weights import WatchedWeights, Weights
@@ -28,7 +27,7 @@ from pipeline.watching.weights import WatchedWeights, Weights
 log = logging.getLogger(__name__)
 
 
-def curve_of(nodes: Nodes, storage: LocalStorage, name: str) -> Curve:
+def curve_of(nodes: Nodes, storage: Storage, name: str) -> Curve:
     """Where the points of stage ``name`` are stored; the experiment must ask for them.
 
     A curve is of one training run, of the runs below it, and of one way to draw and to score.
@@ -46,7 +45,7 @@ def curve_of(nodes: Nodes, storage: LocalStorage, name: str) -> Curve:
     return Curve(storage, f"during/{runs[-1].removeprefix('runs/')}-{digest_of(identity)[:16]}.jsonl")
 
 
-def track_curves(nodes: Nodes, storage: LocalStorage) -> None:
+def track_curves(nodes: Nodes, storage: Storage) -> None:
     """Give the MLflow runs of all stages the points that they lack: those of trainings begun under another parent."""
     tracked = CurveLog(nodes.tracking)
     for name in nodes.experiment.names:
@@ -65,7 +64,7 @@ class Watch:
         self,
         nodes: Nodes,
         names: Sequence[str],
-        storage: LocalStorage,
+        storage: Storage,
         say: Callable[[str], None],
         turn: AbstractContextManager[Any] | None = None,
     ) -> None:
@@ -133,7 +132,7 @@ class Watch:
             log.warning("training goes on without scores: %s: %s", type(error).__name__, _last_line(error))
 
     def _watch(self) -> None:
-        places: tuple[Path, ...] | None = None
+        places: tuple[Place, ...] | None = None
         while not self.broken.is_set():
             ending = self.over.is_set()  # before the look: what was stored until then is seen
             if ending and time.monotonic() > self.deadline:
@@ -146,7 +145,7 @@ class Watch:
                 return
             self.over.wait(POLL_SECONDS)
 
-    def _take_turn(self, places: tuple[Path, ...]) -> bool:
+    def _take_turn(self, places: tuple[Place, ...]) -> bool:
         """Score what is due; whether there was something, or everything was called off.
 
         What is due is seen only now: while others had their turn weights came and went, and training may have ended.
@@ -162,13 +161,13 @@ class Watch:
     def _called_off(self) -> bool:
         return self.broken.is_set() or time.monotonic() > self.deadline
 
-    def _places(self) -> tuple[Path, ...] | None:
-        """Folders of the data and the classifiers; None until they are stored."""
-        found: list[Path] = []
+    def _places(self) -> tuple[Place, ...] | None:
+        """Where the data and the classifiers are; None until they are stored."""
+        found: list[Place] = []
         for node in (*self.classifiers, self.data):  # the data last: it is large, and read through to see it is whole
             if (result := stored(node, self.storage)) is None:
                 return None
-            found.append(result.folder)
+            found.append(result.place)
         return tuple(found)
 
     def due(self, *, last_only: bool) -> tuple[str, Weights, dict[str, Weights]] | None:
@@ -210,9 +209,9 @@ class Watch:
         self.left_out.add((name, step))
         self.say(f"train/{name}: step {step} is not scored: {why}")
 
-    def _score(self, name: str, weights: Weights, below: dict[str, Weights], places: tuple[Path, ...]) -> None:
+    def _score(self, name: str, weights: Weights, below: dict[str, Weights], places: tuple[Place, ...]) -> None:
         """Have one moment scored, and store and track its point."""
-        job = job_of(self.experiment, name, (*(each.folder for each in below.values()), weights.folder), places)
+        job = job_of(self.experiment, name, (*(each.place for each in below.values()), weights.place), places)
         try:
             found = in_task(
                 job,

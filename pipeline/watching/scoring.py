@@ -19,11 +19,13 @@ import numpy.typing as npt
 import torch
 
 from pipeline.classifier import Classifier, load_classifier, predict
+from pipeline.dag import Place, folder_of
 from pipeline.data.datasets import open_examples
 from pipeline.sampling import labels_of
 from pipeline.scoring.frechet import Reference
 from pipeline.scoring.kernel_distance import kernel_distance
 from pipeline.scoring.statistics import stats_of
+from pipeline.storage import Damaged
 from stages.cascade import Cascade, TrainedStage, blocks_of
 from stages.checkpoints import load_trained
 from stages.images import to_float, to_uint8
@@ -59,13 +61,14 @@ def score_weights(job: PointJob) -> dict[str, Any] | None:
     if stages is None:
         return None
     cascade = Cascade(stages, [StageSamplingSpec.model_validate(sampling) for sampling in job.sampling])
-    net, judge = _classifier(job.features, device), _classifier(job.judge, device)
-    real = _real(job.data, stages[-1].stage.spec.size, job.reference, job.features, device)
-    features, right = [], 0
+    features, data = folder_of(job.features), folder_of(job.data)
+    net, judge = _classifier(features, device), _classifier(folder_of(job.judge), device)
+    real = _real(data, stages[-1].stage.spec.size, job.reference, features, device)
+    found, right = [], 0
     for pixels, labels in drawn(cascade, job):
-        features.append(features_of(net, pixels))
+        found.append(features_of(net, pixels))
         right += int((predict(judge, pixels) == labels).sum())
-    fake = np.concatenate(features)
+    fake = np.concatenate(found)
     size = min(SUBSET, len(fake), len(real.features))
     enough = min(len(fake), len(real.features)) > fake.shape[1]
     return {
@@ -79,8 +82,12 @@ def score_weights(job: PointJob) -> dict[str, Any] | None:
     }
 
 
-def loaded(folders: tuple[Path, ...], device: str) -> list[TrainedStage] | None:
-    """The stages in ``folders``; None where one was deleted meanwhile, for training does not wait for us."""
+def loaded(places: tuple[Place, ...], device: str) -> list[TrainedStage] | None:
+    """The stages at ``places``; None where one was deleted meanwhile, for training does not wait for us."""
+    try:
+        folders = [folder_of(place) for place in places]
+    except Damaged:
+        return None
     try:
         return [load_trained(folder, device=device) for folder in folders]
     except Exception:
@@ -94,7 +101,7 @@ def drawn(cascade: Cascade, job: PointJob) -> Iterator[tuple[Pixels, npt.NDArray
     labels (B,). Raises RuntimeError where images are not finite."""
     device, classes = next(cascade.stages[-1].net.parameters()).device, cascade.stages[-1].stage.spec.classes
     for indices, asked in blocks_of(job.samples, job.block):
-        labels = labels_of(job.labels, indices, classes, str(job.data))
+        labels = labels_of(job.labels, indices, classes, folder_of(job.data))
         rungs = cascade.sample_block(indices.to(device), labels.to(device), seed=job.seed, precision=job.precision)
         images = rungs[-1].images[:asked].cpu()
         if not images.isfinite().all():

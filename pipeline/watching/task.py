@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.dag import Place
 
 if TYPE_CHECKING:
     from pipeline.experiment_spec import Experiment
@@ -17,13 +18,13 @@ NICENESS = 19  # of a task that reserves nothing; Ray's own processes, the train
 
 @dataclass(frozen=True)
 class PointJob:
-    """What a task needs to score one moment. Folders; plain data otherwise."""
+    """What a task needs to score one moment: where results are, for it to fetch; plain data otherwise."""
 
-    weights: tuple[Path, ...]  # of the chain, base first; the last is the stage that is scored
+    weights: tuple[Place, ...]  # of the chain, base first; the last is the stage that is scored
     sampling: tuple[Mapping[str, Any], ...]
-    data: Path
-    features: Path  # classifiers
-    judge: Path
+    data: Place
+    features: Place  # classifiers
+    judge: Place
     labels: str  # how classes are drawn: uniform or histogram
     samples: int
     reference: int
@@ -48,8 +49,8 @@ def sampling_of(experiment: Experiment, name: str) -> list[dict[str, Any]]:
     return settings
 
 
-def job_of(experiment: Experiment, name: str, weights: tuple[Path, ...], places: tuple[Path, ...]) -> PointJob:
-    """A moment of stage ``name``; ``places`` are the folders of both classifiers, features first, and of the data."""
+def job_of(experiment: Experiment, name: str, weights: tuple[Place, ...], places: tuple[Place, ...]) -> PointJob:
+    """A moment of stage ``name``; ``places`` are those of both classifiers, features first, and of the data."""
     evaluation, during = experiment.evaluation, experiment.evaluation.during
     assert during is not None
     features, judge, data = places

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.dag import Node
 from pipeline.nodes import Nodes
-from pipeline.storage import LocalStorage
+from pipeline.storage import Storage
 from pipeline.watching.run import Watch
 
 
@@ -22,7 +22,7 @@ class Together:
     def __init__(
         self,
         watched: Mapping[str, tuple[Nodes, Sequence[str]]],
-        storage: LocalStorage,
+        storage: Storage,
         say: Callable[[str], None],
     ) -> None:
         turn = threading.Lock()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commits import CommitLog
+from pipeline.commits import CommitLog, Entry
+from pipeline.dag import Committed
 
 if TYPE_CHECKING:
     from stages.specs import StageSpec, TrainingSpec
@@ -26,12 +26,22 @@ class Weights:
     """Weights to sample from (``stages.checkpoints.load_trained``) as the log names them; its files may be gone."""
 
     step: int
-    folder: Path
-    created: float  # unix time
+    commits: CommitLog
+    entry: Entry
+
+    @property
+    def created(self) -> float:
+        """Unix time."""
+        return self.entry.created
+
+    @property
+    def place(self) -> Committed:
+        """Where they are."""
+        return Committed(self.commits, self.entry)
 
     @property
     def there(self) -> bool:
-        return (self.folder / "ema.safetensors").is_file()
+        return self.commits.is_there(self.entry)
 
 
 @dataclass(frozen=True)
@@ -57,9 +67,6 @@ class WatchedWeights:
 
         from stages.checkpoints import FORMAT
 
-        name, folder = self.commits.new_folder(f"{WATCHED}-{state.step:08d}")
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.ema.state_dict().items()}
-        save_file(tensors, folder / "ema.safetensors")
         description = {
             "format": FORMAT,
             "stage": stage.model_dump(mode="json"),
@@ -67,7 +74,10 @@ class WatchedWeights:
             "seed": seed,
             "step": state.step,
         }
-        (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.ema.state_dict().items()}
+        with self.commits.filling(f"{WATCHED}-{state.step:08d}") as (name, folder):
+            save_file(tensors, folder / "ema.safetensors")
+            (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
         self.commits.commit(name, {WATCHED: state.step, "kept": self._place(state.step)})
         return True
 
@@ -98,6 +108,5 @@ class WatchedWeights:
             aside = WATCHED in entry.info
             step = entry.info.get(WATCHED, entry.info.get("step"))
             if step is not None and step <= last:
-                folder = self.commits.storage.path(f"{self.commits.prefix}/{entry.folder}")
-                newest[step, aside] = Weights(step, folder, entry.created)
+                newest[step, aside] = Weights(step, self.commits, entry)
         return sorted(((found, aside) for (_, aside), found in newest.items()), key=lambda pair: pair[0].created)

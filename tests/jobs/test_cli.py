@@ -115,7 +115,11 @@ def test_usage_errors_leave_with_2() -> None:
 
 
 def test_help_names_every_command_and_an_example() -> None:
-    commands = ("ingest", "run", "plan", "train", "search", "ablate", "evaluate", "sample", "report", "ui", "schema")
+    commands = (
+        *("ingest", "doctor", "run", "plan", "train", "search"),
+        *("ablate", "evaluate", "sample", "report", "ui", "schema"),
+        *("submit", "jobs", "logs", "stop", "status"),
+    )
     assert {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands} == {
         *commands
     }
@@ -130,8 +134,11 @@ def test_help_names_every_command_and_an_example() -> None:
     [
         (["run", str(DEMO), "--set", "seeed=1"], 2),
         (["run", str(DEMO), "--dry-run", "--set", "store={store}"], 0),
+        (["status", str(DEMO), "--set", "store={store}"], 0),
+        (["status", str(ABLATION), "--set", "store={store}"], 0),
         (["train", "--help"], 0),
         (["schema"], 0),
+        (["submit", str(DEMO), "--address", "http://127.0.0.1:8265"], 2),  # its store is a relative path
     ],
 )
 def test_answers_that_need_no_torch_load_none(arguments: list[str], code: int, tmp_path: Path) -> None:

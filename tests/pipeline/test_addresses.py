@@ -28,6 +28,11 @@ from pipeline.addresses import without_secret, without_secrets
         ("sqlite:////data/m.db", "sqlite:////data/m.db"),
         ("https://github.com/a/b@v1/c", "https://github.com/a/b@v1/c"),
         ("me@example.org asks: why?", "me@example.org asks: why?"),
+        (
+            "host='h', port=9): no answer to /x?token=ab/api&name=c (refused)",
+            "host='h', port=9): no answer to /x (refused)",
+        ),
+        ("is it yes/no? x=1, or a/b?", "is it yes/no? x=1, or a/b?"),
     ],
 )
 def test_users_passwords_and_queries_are_left_out(text: str, told: str) -> None:

@@ -101,3 +101,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 def test_the_spec_needs_no_torch() -> None:
     code = "import sys, pipeline.classifier_spec; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_that_is_not_finite_is_not_given_out() -> None:
+    wild = TINY.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(FloatingPointError, match=r"^the loss of a classifier is nan at step [2-6], and it is not kept"):
+        train_classifier(wild, Drawn(0, 40, 16), (8, 16), seed=5)
+    one_step = TINY.model_copy(update={"weight_decay": 1e300, "steps": 1})
+    with pytest.raises(FloatingPointError, match=r"^the weights of a classifier are not finite after its last step"):
+        train_classifier(one_step, Drawn(0, 40, 16), (8, 16), seed=5)

@@ -310,8 +310,7 @@ def test_all_of_it_is_recorded_under_one_parent(outcome: Outcome, collected: Rep
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     made = ExperimentRuns.open(outcome.experiment, uri, outcome.experiment.names)
-    (tmp_path / "report.html").write_text("<p>report</p>")
-    made.record_report(collected, tmp_path / "report.html", made.record(outcome))
+    made.record_report(collected, "<p>report</p>", made.record(outcome))
     parent, client = made.parent, MlflowClient(tracking_uri=made.tracking.uri)
     opened = client.get_run(parent).info.experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([opened])}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.errors import UserError
 from pipeline.storage import open_storage
 
 
@@ -97,3 +98,33 @@ def test_whole_commits_come_newest_first(tmp_path: Path) -> None:
         if step == 2:
             (folder / "weights").unlink()
     assert [entry.info["step"] for entry, _ in log.whole(lambda entry: True)] == [3, 1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "gone", "another's"])
+def test_a_log_with_a_damaged_entry_is_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
+    """It is not read past: what is not seen would be committed anew, or an older checkpoint be taken for the newest."""
+    log = log_of(tmp_path, "a")
+    for step in (1, 2, 3):
+        commit(log, step)
+    entry = tmp_path / "runs/x/log/00000002.json"
+    data = entry.read_bytes()
+    entry.unlink()
+    damaged = {
+        "cut": data[:-7],
+        "altered": data.replace(b'"commit"', b'"vommit"'),
+        "empty": b"",
+        "another's": data.replace(b'"number":2', b'"number":7').replace(b'"number": 2', b'"number": 7'),
+    }
+    if damage != "gone":
+        entry.write_bytes(damaged[damage])
+        assert damaged[damage] != data
+    for ask in (log_of(tmp_path, "b").entries, log_of(tmp_path, "b").latest_whole, log_of(tmp_path, "b").take_over):
+        with pytest.raises(UserError) as caught:
+            ask()
+        sentence = str(caught.value)
+        assert sentence.startswith(f"{entry}, an entry of a commit log, was cut or altered: ")
+        assert sentence.endswith(
+            f"put it back from a backup, or remove {tmp_path}/runs/x to have all of it computed again"
+        )
+        assert "\n" not in sentence
+        assert "pydantic" not in sentence

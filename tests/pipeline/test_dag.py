@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from pipeline import dag
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, committed, missing, stored
+from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, stored
 from pipeline.errors import UserError
 from pipeline.events import Silence
-from pipeline.execution import compute, execute, failure_sentence
+from pipeline.execution import compute, execute
+from pipeline.node_failures import failure_sentence
 from pipeline.revision import git_revision
 from pipeline.storage import LocalStorage, open_storage
 
@@ -127,46 +129,43 @@ def test_a_failure_names_the_node_and_leaves_nothing_behind(storage: LocalStorag
 
 
 def test_where_failures_are_tolerated_the_traceback_is_a_file_that_the_sentence_names(
-    storage: LocalStorage, tmp_path: Path
+    storage: LocalStorage,
 ) -> None:
     with pytest.raises(NodeFailed) as caught:
         run(storage, node("bad", 0, function="fail"))
-    file = tmp_path / "failures" / "bad.txt"
+    told = failure_sentence(caught.value, storage, "failures/bad.txt")
 
-    told = failure_sentence(caught.value, file)
-
-    assert told == f"bad failed: ZeroDivisionError: no such luck (traceback: {file})"
-    assert "in fail" in file.read_text()
-    other = tmp_path / "other.txt"
-    assert failure_sentence(UserError("samples is too large"), other) == "samples is too large"
-    assert not other.exists()
+    assert told == f"bad failed: ZeroDivisionError: no such luck (traceback: {storage.address}/failures/bad.txt)"
+    assert "in fail" in storage.read("failures/bad.txt").decode()
+    assert failure_sentence(UserError("samples is too large"), storage, "other.txt") == "samples is too large"
+    assert not storage.exists("other.txt")
 
 
-def test_what_is_kept_of_a_failure_lets_nobody_in(tmp_path: Path) -> None:
+def test_what_is_kept_of_a_failure_lets_nobody_in(storage: LocalStorage) -> None:
     address = "http://me:secret@host:5000"
     error = NodeFailed("train/base", f"MlflowException: request to {address}/api failed", f"Traceback\n uri={address}")
-    file = tmp_path / "base.txt"
-    told = failure_sentence(error, file)
+    file = storage.path("base.txt")
+    told = failure_sentence(error, storage, "base.txt")
     assert told == f"train/base failed: MlflowException: request to http://host:5000/api failed (traceback: {file})"
     assert file.read_text() == "Traceback\n uri=http://host:5000"
-    assert failure_sentence(UserError(f"{address} is no store"), file) == "http://host:5000 is no store"
+    assert failure_sentence(UserError(f"{address} is no store"), storage, "base.txt") == "http://host:5000 is no store"
     assert not file.exists(), "this failure has none"
 
 
-def test_of_many_lines_of_an_error_without_a_traceback_the_first_is_told_with_its_kind(tmp_path: Path) -> None:
-    file = tmp_path / "base.txt"
-    told = failure_sentence(MemoryError("Task was killed\nMemory on the node\nhttp://me:pw@host"), file)
+def test_of_many_lines_of_an_error_without_a_traceback_the_first_is_told_with_its_kind(storage: LocalStorage) -> None:
+    file, key = storage.path("base.txt"), "base.txt"
+    told = failure_sentence(MemoryError("Task was killed\nMemory on the node\nhttp://me:pw@host"), storage, key)
     assert told == f"MemoryError: Task was killed (traceback: {file})"
     assert file.read_text() == "Task was killed\nMemory on the node\nhttp://host"
-    assert failure_sentence(MemoryError("Task was killed"), file) == "MemoryError: Task was killed"
+    assert failure_sentence(MemoryError("Task was killed"), storage, key) == "MemoryError: Task was killed"
 
 
 def test_a_result_says_of_which_revision_of_the_code_it_is(storage: LocalStorage) -> None:
     for value, given, expected in ((1, "abc", "abc"), (2, None, git_revision())):
-        compute(node("a", value), storage.root, revision=given)
-        entry = committed(node("a", value), storage)
-        assert entry is not None
-        assert entry.info["revision"] == expected
+        compute(node("a", value), storage.address, revision=given)
+        found = stored(node("a", value), storage)
+        assert found is not None
+        assert found.revision == expected
 
 
 def test_a_mistake_of_the_user_stays_one(storage: LocalStorage) -> None:
@@ -176,7 +175,7 @@ def test_a_mistake_of_the_user_stays_one(storage: LocalStorage) -> None:
 
 def test_the_slower_of_two_drivers_takes_the_winner_s_result(storage: LocalStorage) -> None:
     late = node("a", 3, function="overtaken")
-    result = compute(late, storage.root)
+    result = compute(late, storage.address)
     assert result.summary == {"value": "the other driver's"}
     assert len(storage.list(late.key)) == 2  # the log and one folder: ours is gone
 
@@ -199,10 +198,15 @@ def test_changed_source_under_an_unchanged_version_is_said(
     assert "raise its version" in caplog.text
 
 
-def test_progress_is_a_file_that_anybody_may_read(tmp_path: Path) -> None:
-    progress = Progress(tmp_path / "p.json")
+def test_progress_lies_where_anybody_may_read_it(storage: LocalStorage) -> None:
+    progress = Progress(storage, "p.json")
     progress(3, 10)
-    assert json.loads((tmp_path / "p.json").read_text()) == [3, 10]
+    assert json.loads(storage.read("p.json")) == [3, 10, 3, 0.0]
+    time.sleep(0.02)
+    progress(5, 10)
+    done, total, first, seconds = json.loads(storage.read("p.json"))
+    assert (done, total, first) == (5, 10, 3)
+    assert 0.02 <= seconds < 60.0
     Progress()(1, 2)  # nobody watches
 
 

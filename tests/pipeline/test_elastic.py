@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 from pipeline.commits import CommitLog
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.history import read_history
-from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
+from pipeline.worker_settings import LoopSettings
 
 START, STEPS = 6, 27  # the common checkpoint; one step for its gradient and 20 for their losses
 
@@ -36,7 +37,8 @@ FOUNDRY = """
 import json, os, sys, traceback
 import torch, torch._dynamo, torch.distributed as dist
 from safetensors.torch import save_file
-from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.stage_run import StageRun
+from pipeline.worker_settings import LoopSettings
 
 torch.set_num_threads(1)
 
@@ -145,7 +147,6 @@ def settings_of(data: Path, store: Path, *, dropout: float = 0.2, **training: An
         log_every=1,
         checkpoint_seconds=1e9,
         progress=None,
-        tracking_uri=None,
         tracking_run=None,
     )
 
@@ -244,11 +245,13 @@ def test_killed_and_resumed_anywhere_a_run_ends_in_the_same_bits(
 ) -> None:
     micro = {"batch_size": 9, "micro_batch": 2}
     foundry.train(settings_of(data, tmp_path / "straight", **micro), world)
-    progress = tmp_path / "progress.json"
-    settings = replace(settings_of(data, tmp_path / "killed", **micro), checkpoint_seconds=0.0, progress=str(progress))
+    progress = tmp_path / "killed" / "progress.json"
+    settings = replace(settings_of(data, tmp_path / "killed", **micro), checkpoint_seconds=0.0, progress=progress.name)
     for after in (3, 11, 19):
         workers = foundry.start(settings, world)
+        end = time.monotonic() + 120
         while not progress.exists() or json.loads(progress.read_text())[0] < after:
+            assert time.monotonic() < end, f"step {after} was not reached"
             time.sleep(0.001)
         for pid in workers:
             os.kill(pid, signal.SIGKILL)  # in the middle of a later step or of its commit

@@ -1,4 +1,7 @@
-"""Elastic training on a real Ray cluster: a node is lost with all that runs on it, and training goes on without it."""
+"""Elastic training on a real Ray cluster: a node is lost with all that runs on it, and training goes on without it.
+
+Without notice, and with: then the workers commit before it is gone.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ import pytest
 from pipeline.commits import CommitLog
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.history import read_history
-from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.spot_notice import drain, local_node
+from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
+from pipeline.worker_settings import LoopSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -33,7 +38,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 from pipeline.commits import CommitLog
-from pipeline.stage_run import LoopSettings
+from pipeline.worker_settings import LoopSettings
 from pipeline.storage import open_storage
 from pipeline.training import fit
 
@@ -54,13 +59,14 @@ def answer():
 
 threading.Thread(target=answer, daemon=True).start()
 log = CommitLog(open_storage(settings.storage), settings.run, owner="driver", clock=time.time)
-fit(settings, {"workers": {"min": 1, "max": 2}, "cpus_per_worker": 1.0}, log)
+context = {"workers": {"min": 1, "max": 2}, "cpus_per_worker": 1.0, "checkpoint_seconds": settings.checkpoint_seconds}
+fit(settings, context, log)
 ray.shutdown()
 cluster.shutdown()
 """
 
 
-def settings_of(folder: Path) -> LoopSettings:
+def settings_of(folder: Path, *, checkpoint_seconds: float = 1.0, steps: int = STEPS) -> LoopSettings:
     return LoopSettings(
         stage={
             "name": "base",
@@ -68,7 +74,7 @@ def settings_of(folder: Path) -> LoopSettings:
             "net": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8, "dropout": 0.2},
             "flip": True,
         },
-        training={"steps": STEPS, "batch_size": 16, "micro_batch": 4, "warmup": 2, "ema": 0.9},
+        training={"steps": steps, "batch_size": 16, "micro_batch": 4, "warmup": 2, "ema": 0.9},
         seed=0,
         data=str(folder),
         shuffle={"window": 2, "lanes": 2},
@@ -80,9 +86,8 @@ def settings_of(folder: Path) -> LoopSettings:
         cache_gb=1.0,
         cache_users=1,
         log_every=1,
-        checkpoint_seconds=1.0,
-        progress=str(folder / "progress.json"),
-        tracking_uri=None,
+        checkpoint_seconds=checkpoint_seconds,
+        progress="progress.json",
         tracking_run=None,
     )
 
@@ -96,9 +101,10 @@ def losses(settings: LoopSettings) -> list[float]:
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """Trains with ``settings_of``, which a test may parametrize."""
     ingest_drawn(tmp_path / "shards", seed=0, forms=make_forms([(8, "png")]), train=50, val=10, shard_size=8)
-    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings_of(tmp_path))))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(settings_of(tmp_path, **getattr(request, "param", {})))))
     (tmp_path / "driver.py").write_text(DRIVER)
     # A folder of its own, or whoever starts Ray on this machine meanwhile would join this cluster; its sockets need a
     # short path.
@@ -108,7 +114,7 @@ def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "RAY_TMPDIR": own},
+            env={**os.environ, "RAY_TMPDIR": own, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"},
         )
         yield process
         left = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
@@ -142,7 +148,7 @@ def test_a_lost_node_costs_its_worker_and_nothing_else(
     driver: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raylet = psutil.Process(ask(driver))
-    progress = tmp_path / "progress.json"
+    progress = tmp_path / "store" / "progress.json"
     wait_for(progress, LOST_AT, limit=180)
     assert ask(driver, "how many?") == 2
     for process in [raylet, *raylet.children(recursive=True)]:
@@ -165,3 +171,28 @@ def test_a_lost_node_costs_its_worker_and_nothing_else(
     assert apart < 1e-5
     with capsys.disabled():
         print(f"\na node lost near step {reached}: steps went on after {recovery:.0f} s, losses within {apart:.1e}")
+
+
+LONG = 600  # steps, enough to be under way while Ray is told
+
+
+@pytest.mark.parametrize("driver", [{"checkpoint_seconds": 1e5, "steps": LONG}], indirect=True)
+def test_an_announced_loss_is_committed_before_it_happens(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    """No routine commit ever: where training goes on after the loss, it does so from the one for the notice."""
+    raylet = psutil.Process(ask(driver))
+    progress = tmp_path / "store" / "progress.json"
+    wait_for(progress, LOST_AT, limit=180)
+    (node_id,) = (part.split("=", 1)[1] for part in raylet.cmdline() if part.startswith("--node_id="))
+    assert drain(local_node(node_id), 60)
+    log = CommitLog(open_storage(settings_of(tmp_path).storage), "runs/base", owner="test", clock=time.time)
+    end = time.monotonic() + 30
+    while not (commits := [entry.info["step"] for entry in log.entries() if entry.kind == "commit"]):
+        assert time.monotonic() < end, "nothing was committed"
+        time.sleep(0.1)
+    assert LOST_AT <= commits[0] < LONG
+    for process in [raylet, *raylet.children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)
+    assert driver.wait(timeout=400) == 0
+    commits = [entry.info["step"] for entry in log.entries() if entry.kind == "commit"]
+    assert len(commits) == 2
+    assert commits[1] == LONG

@@ -68,6 +68,26 @@ def test_what_is_written_is_read(objects: Objects) -> None:
     assert objects.size("empty") is None
 
 
+def test_of_racing_creators_one_wins_and_nobody_replaces_it(objects: Objects) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda number: objects.create("log/00000001.json", b"%d" % number * 1000), range(16)))
+    assert won.count(True) == 1
+    assert objects.read("log/00000001.json") == b"%d" % won.index(True) * 1000
+    assert not objects.create("log/00000001.json", b"later")
+    assert objects.create("log/00000002.json", b"")
+    assert objects.below("log") == ["00000001.json", "00000002.json"]  # no temporary file is left
+
+
+def test_below_a_name_are_its_children_alone(objects: Objects) -> None:
+    assert objects.below("") == objects.below("runs") == []
+    for name in ("runs/b/log/1", "runs/b/files/deep/er", "runs/a", "runsb", "z"):
+        objects.write(name, b"")
+    assert objects.below("") == ["runs", "runsb", "z"]
+    assert objects.below("runs") == ["a", "b"]
+    assert objects.below("runs/b") == ["files", "log"]
+    assert objects.below("run") == objects.below("runs/b/log/1") == []
+
+
 def test_names_are_sorted_whole_and_below_the_prefix(objects: Objects) -> None:
     assert list(objects.names()) == []
     names = [f"32-raw/train-{number:05d}.tar" for number in range(45)]  # more than a page of the store
@@ -442,6 +462,18 @@ def test_no_credentials_and_settings_that_cannot_be_right_are_told(monkeypatch: 
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     assert "(ValueError of botocore); check AWS_ENDPOINT_URL" in told(lambda: S3Objects("bucket").read("x"))
+
+
+@pytest.mark.s3
+def test_what_was_created_is_ours_although_the_answer_was_lost(behind: Any, fault_proxy: Any) -> None:
+    faults = fault_proxy.faults
+    faults.reset, faults.only = 1.0, "^PUT "
+    objects = behind(sleep=lambda seconds: setattr(faults, "reset", 0.0))
+    assert objects.create("log/1", b"of a writer")
+    assert sum(one.startswith("PUT ") for one in faults.seen) == 2
+    faults.reset = 1.0
+    assert not objects.create("log/1", b"of another")
+    assert objects.read("log/1") == b"of a writer"
 
 
 def test_an_endpoint_that_nobody_listens_at_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pipeline.dag import Node, Progress, Task, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
+from pipeline.objects import LocalObjects
 from pipeline.parts import Assembly, PartJob, Rows, compute_part, load_stats, parts_of
 from pipeline.scoring.statistics import BLOCK, FeatureStats, merge_stats
 from pipeline.storage import open_storage
@@ -49,12 +50,11 @@ def task_of(folder: Path, workers: int = 1, **context: Any) -> Task:
         {"threads": 1, "sampling_workers": workers, **context},
         open_storage(folder),
         Progress(),
-        folder / "scratch",
     )
 
 
 def test_a_part_holds_whole_blocks_and_the_last_block_is_padded() -> None:
-    job = PartJob("m:f", {"block": 16}, {}, {}, 32, 70, "")
+    job = PartJob("m:f", {"block": 16}, {}, {}, 32, 70, LocalObjects(Path("/")), "")
     blocks = list(job.blocks())
     assert [indices[0] for indices, _ in blocks] == [32, 48, 64]
     assert [asked for _, asked in blocks] == [16, 16, 6]
@@ -98,7 +98,7 @@ def test_a_missing_row_is_never_passed_over(tmp_path: Path) -> None:
 
 def test_a_part_is_published_whole_and_computed_once(tmp_path: Path) -> None:
     job = PartJob(
-        f"{__name__}:counted_part", {"block": 16}, {"log": str(tmp_path)}, {}, 0, 40, str(tmp_path / "p" / "a.npz")
+        f"{__name__}:counted_part", {"block": 16}, {"log": tmp_path}, {}, 0, 40, LocalObjects(tmp_path), "p/a.npz"
     )
     assert compute_part(job) == compute_part(job) == 40
     assert (tmp_path / CALLS).read_text().split() == ["0"]
@@ -147,7 +147,6 @@ def test_scratch_goes_with_the_commit(tmp_path: Path) -> None:
 
 
 def store_node(task: Task) -> dict[str, Any]:
-    assert "scratch/parts-" in str(task.scratch)
-    task.scratch.mkdir(parents=True)
-    (task.scratch / "part").write_text("")
+    assert "scratch/parts-" in task.scratch
+    task.storage.put(f"{task.scratch}/part", b"")
     return {}

@@ -1,4 +1,4 @@
-"""A worker's UserError ends training at once and reaches the person as it is; a crash is retried as ever."""
+"""What a worker would meet again ends training at once and reaches the person as it is; a crash is retried as ever."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def test_the_lowest_rank_that_refused_ends_the_run_and_other_errors_do_not() -> 
 
     first, second = UserError("the first"), UserError("the second")
     EndOnRefusal().after_exception(None, {0: RuntimeError("a crash"), 1: ValueError("no refusal")})
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        EndOnRefusal().after_exception(None, {0: FloatingPointError("the loss is nan")})
     with pytest.raises(UserError, match="the first"):
         EndOnRefusal().after_exception(None, {3: second, 0: RuntimeError("lost its peers"), 2: first})
 
@@ -92,12 +94,13 @@ def test_a_damaged_shard_ends_all_workers_at_once_and_the_mended_set_trains(tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_is_no_refusal_is_retried(tmp_path: Path, ray_cluster: None) -> None:
+def test_a_loss_that_is_not_finite_ends_all_workers_at_once(tmp_path: Path, ray_cluster: None) -> None:
     from pipeline.dag import NodeFailed
-    from pipeline.train_workers import FAILURES
 
     ingest_drawn(tmp_path / "set", seed=0, forms=make_forms([(8, "raw")]), train=64, val=8, shard_size=64)
-    experiment = load(tmp_path, "stages.base.training.learning_rate=1e30", "stages.base.training.warmup=0")
+    diverging = ("stages.base.training.learning_rate=1e30", "stages.base.training.warmup=0", "resources.workers=2")
+    experiment = load(tmp_path, *diverging)
     with pytest.raises(NodeFailed, match="the loss is"):
         workflow.run(experiment, "train", events=Silence())
-    assert starts_of(experiment) == 1 + FAILURES
+    assert starts_of(experiment) == 1
+    assert len(list((tmp_path / "store/failures").glob("runs-*-step-*.json"))) == 1

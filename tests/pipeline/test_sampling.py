@@ -84,7 +84,7 @@ def task_of(trained: Path, out: Path, *, inputs: dict[str, Path], workers: int =
     cache = {"cache": str(trained / "cache"), "cache_gb": 1.0}
     context = {"threads": 1, "sampling_workers": workers, "weights": {}, **cache}
     config = {**CONFIG, **changes}
-    return Task("drawn", config, {**judges, **inputs}, out, context, open_storage(out), Progress(), out / "scratch")
+    return Task("drawn", config, {**judges, **inputs}, out, context, open_storage(out), Progress())
 
 
 def drawn(trained: Path, out: Path, stage: str = "base", **changes: Any) -> Path:
@@ -146,7 +146,7 @@ def test_labels_are_all_in_turn_or_those_of_the_training_images(trained: Path, t
     real = open_examples(trained / "data", "train").labels
     indices = torch.arange(130)
     assert labels_of("uniform", indices, 10, None).tolist() == [index % 10 for index in range(130)]
-    assert labels_of("histogram", indices, 10, str(trained / "data")).tolist() == [real[i % 50] for i in range(130)]
+    assert labels_of("histogram", indices, 10, trained / "data").tolist() == [real[i % 50] for i in range(130)]
     found = drawn(trained, tmp_path, labels="histogram", inputs={"data": trained / "data"}, count=20)
     assert np.array_equal(arrays(found)["labels"], real[:20])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import workflow
+from pipeline.ablation.workflow import run_ablation
 from pipeline.drawing import draw_samples
 from pipeline.errors import UserError
 from pipeline.events import Silence
@@ -17,7 +18,9 @@ from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
+from pipeline.tracking.addresses import tracking_uri
 
+SHIPPED = Path(__file__).parents[2] / "jobs" / "experiments"
 TEXT = """\
 name: tiny
 data: {kind: drawn, size: 16, train: 80, val: 40}
@@ -82,7 +85,7 @@ def figures(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
 
 
 def test_without_a_search_section_nothing_is_begun(experiment: Experiment, tmp_path: Path) -> None:
-    alone = experiment.model_copy(update={"search": None, "store": tmp_path / "store"})
+    alone = experiment.model_copy(update={"search": None, "store": str(tmp_path / "store")})
     with pytest.raises(UserError, match="has no search section"):
         workflow.run(alone, "search", events=Silence())
     assert not (tmp_path / "store").exists()
@@ -114,7 +117,7 @@ def test_a_single_stage_is_compared_with_the_cascade_on_the_same_real_images(
     assert alone["fid"] == stages["single"]["chained"]["fid"]
     assert stages["sr"]["real"] == stages["single"]["real"]
     assert main["parameters"] > alone["parameters"] > 0
-    results = [path.name for path in (experiment.store / "results").iterdir()]
+    results = [path.name for path in (Path(experiment.store) / "results").iterdir()]
     assert len([name for name in results if name.startswith("scores-real-16-")]) == 1  # no trial asks for it
     assert "Cascades side by side" in Path(figures["report"]).read_text()
 
@@ -192,7 +195,7 @@ def test_parallel_and_serial_sampling_give_the_same_bits(figures: dict[str, Any]
 def test_runs_in_mlflow_are_one_tree(figures: dict[str, Any], experiment: Experiment) -> None:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=workflow.tracking_uri(experiment))
+    client = MlflowClient(tracking_uri=tracking_uri(experiment))
     opened = client.get_experiment_by_name("tiny")
     assert opened is not None
     runs = client.search_runs([opened.experiment_id])
@@ -239,3 +242,13 @@ def test_samples_are_those_that_the_evaluation_scored(
     assert np.array_equal(np.asarray(Image.open(file)), scored)
     with pytest.raises(UserError, match="no class 'cat'"):
         draw_samples(experiment, stage="base", count=1, label="cat", seed=None, folder=tmp_path, events=Silence())
+
+
+def test_a_bucket_without_an_address_of_mlflow_is_refused_before_anything_is_taken() -> None:
+    """The bucket does not exist, so whoever asked it for a claim would say so."""
+    settings, told = ["store=s3://no-such-bucket/x"], r"^tracking\.uri must be set where the store is s3://no-such"
+    with pytest.raises(UserError, match=told):
+        workflow.run(load_experiment(SHIPPED / "demo.yaml", settings), "report", events=Silence())
+    ablation = load_experiment(SHIPPED / "ablations" / "truncation.yaml", settings)
+    with pytest.raises(UserError, match=told):
+        run_ablation(ablation, events=Silence(), command="", program=[])

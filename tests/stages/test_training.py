@@ -220,7 +220,9 @@ def test_loss_falls_on_one_image() -> None:
 
 def test_average_is_a_lerp_and_warms_up() -> None:
     average, weights = [torch.zeros(2), torch.ones(3)], [torch.ones(2), torch.ones(3)]
-    update_average(average, weights, 0.75)
+    update_average(average, weights, 0.75, torch.ones(()))
+    assert [tensor.tolist() for tensor in average] == [[0.25] * 2, [1.0] * 3]
+    update_average(average, weights, 0.75, torch.zeros(()))
     assert [tensor.tolist() for tensor in average] == [[0.25] * 2, [1.0] * 3]
     assert [ema_decay(0.9, step) for step in (0, 8, 10**6)] == pytest.approx([0.1, 0.5, 0.9])
 

@@ -97,8 +97,6 @@ class Store:
     def __init__(self, folder: Path, report: AblationReport, uri: str, name: str) -> None:
         self.folder, self.report, self.uri, self.name = folder, report, uri, name
         self.client = MlflowClient(tracking_uri=self.uri)
-        self.html = folder / "report.html"
-        self.html.write_text("<p>report</p>")
 
     def record(self, report: AblationReport) -> str:
         experiment = declared({cell.name: cell.settings for cell in report.cells}, self.name, self.folder)
@@ -110,7 +108,7 @@ class Store:
             if key in whole:
                 score(one, whole[key])
         made = record_ablation(
-            report, self.uri, experiment=experiment, html=self.html, identity="one",
+            report, self.uri, experiment=experiment, page="<p>report</p>", identity="one",
             replicates={key: replicates[key] for key in whole},
         )  # fmt: skip
         if not any(cell.missing for cell in report.cells):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from jobs.ablating import print_ablation_plan
 from jobs.cli import app
 from pipeline.ablation.run import Ablation, watched_by
+from pipeline.ablation.standing import ablation_standing
 from pipeline.ablation.workflow import plan_ablation, report_ablation, run_ablation
 from pipeline.commits import CommitLog
 from pipeline.dag import Node, source_of, stored
@@ -25,9 +26,9 @@ from pipeline.events import Silence
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.session import Session
 from pipeline.storage import LocalStorage
 from pipeline.watching.run import curve_of
-from pipeline.workflow import Session
 
 TEXT = """\
 name: tiny_ablation
@@ -123,6 +124,17 @@ def test_every_cell_has_a_figure_for_every_seed_and_the_broken_one_is_shown_as_f
     assert difference["n"] == 3
     assert difference["low"] < difference["mean"] < difference["high"]
     assert len(figures["equalities"]) == 1
+
+
+@pytest.mark.ray
+def test_the_store_says_where_every_replicate_stands(first: tuple[dict[str, Any], list[str]], folder: Path) -> None:
+    found = ablation_standing(load(folder))
+    failed = {row.cell for row in found.replicates if row.counts.get("failed")}
+    assert failed == {row.cell for row in found.replicates if row.failure is not None} == {"broken"}
+    assert all(set(row.counts) == {"done"} for row in found.replicates if row.cell != "broken")
+    told = [node.error for node in found.standing.nodes.values() if node.state == "failed"]
+    assert told
+    assert all("not finite" in error or "loss is" in error for error in told if error is not None)
 
 
 @pytest.mark.ray

@@ -49,9 +49,8 @@ def make_task(settings: CasSettings, real: Path) -> MakeTask:
 
     def make(name: str, config: dict[str, Any], stages: tuple[Any, ...] = (), **inputs: Path) -> Task:
         (out := storage.path(f"results/{name}/files")).mkdir(parents=True)
-        scratch = storage.path(f"scratch/{name}")
         inputs, own = {"data": real, **inputs}, {**context, "stages": stages}
-        return Task(name, config, inputs, out, own, storage, Progress(out / "seen"), scratch)
+        return Task(name, config, inputs, out, own, storage, Progress(storage, f"seen/{name}"), f"scratch/{name}")
 
     return make
 
@@ -85,8 +84,8 @@ def test_samples_and_real_images_are_scored_by_one_function(
     assert passport.data == passport.train_digest == load_manifest(real / "shards").digest
     words = "small convolutional net 16-32"
     assert summary == {"images": 640, "net": words, "epochs": 15, "steps": 300, "size": 16, "workers": 2}
-    assert json.loads((ceiling.out / "seen").read_text()) == [300, 300]
-    assert {path.name for path in ceiling.out.iterdir()} == {"net.safetensors", "history.json", "seen"}
+    assert json.loads(ceiling.storage.read("seen/real")) == [300, 300]
+    assert {path.name for path in ceiling.out.iterdir()} == {"net.safetensors", "history.json"}
     again = make_task("again", config, train=real)
     assert train_cas(Task(**{**vars(again), "scratch": ceiling.scratch}))["cas_top1"] > 0.9  # found, not trained again
 

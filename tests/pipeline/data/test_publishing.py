@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,40 @@ def test_two_at_once_write_once(tmp_path: Path) -> None:
         thread.join(10)
     assert writes == 1
     assert results[0] == results[1]
+
+
+def _upload(objects: Objects, folder: Path) -> Written:
+    """As ``_write``, below another address."""
+    written = _write(open_objects(folder))
+    for name in _names(folder):  # which are moved, where they can be
+        objects.upload(name, folder / name)
+    return written
+
+
+@pytest.mark.s3
+def test_in_a_bucket_too_one_writes_and_who_waited_is_given_its_data_set_or_refused(
+    s3_store: Any, tmp_path: Path
+) -> None:
+    address = f"s3://{s3_store.bucket()}/set"
+    writes, go_on = threading.Event(), threading.Event()
+
+    def write() -> Written:
+        writes.set()
+        assert go_on.wait(60)
+        return _upload(open_objects(address), tmp_path)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(publish, open_objects(address), REQUEST, write)
+        assert writes.wait(60)
+        others = [
+            pool.submit(publish, open_objects(address), request, _never)
+            for request in (REQUEST, REQUEST._replace(name="other"))
+        ]
+        with pytest.raises(TimeoutError):
+            others[0].result(timeout=6)  # longer than it takes to see that the first one lives
+        go_on.set()
+        assert others[0].result() == first.result()
+        with pytest.raises(UserError, match="already holds a data set with source 'tree' instead of 'other'"):
+            others[1].result()
+    found = [name for name, _ in open_objects(address).names()]
+    assert found == sorted([MANIFEST_NAME, *BOTH, *(name.replace(".tar", ".index") for name in BOTH)])

@@ -17,10 +17,11 @@ from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
-from pipeline.recording.experiment import declared_identity
+from pipeline.recording.identity import declared_identity
+from pipeline.session import Session
 from pipeline.storage import open_storage
+from pipeline.tracking.addresses import tracking_uri
 from pipeline.tracking.runs import Tracker
-from pipeline.workflow import Session, tracking_uri
 
 TEXT = """\
 name: tiny

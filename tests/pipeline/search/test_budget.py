@@ -127,7 +127,7 @@ def test_more_stages_to_try_are_the_same_search_and_another_name_is_another(tmp_
     assert prefix(tiny(tmp_path, space=more)) == prefix(one)
     assert prefix(tiny(tmp_path, space=more, mode="joint")) == prefix(one)
     assert prefix(one.model_copy(update={"name": "by_optuna"})) != prefix(one)
-    assert prefix(one.model_copy(update={"store": tmp_path / "elsewhere"})) == prefix(one)
+    assert prefix(one.model_copy(update={"store": str(tmp_path / "elsewhere")})) == prefix(one)
 
 
 def test_what_has_begun_is_known_to_the_next_command_and_to_no_other_search(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_combinations_are_all_or_every_value_and_the_corners() -> None:
 
 def run_search(experiment: Experiment) -> dict[str, Any]:
     """The search node, here, and that what it left is JSON."""
-    out = experiment.store / "out"
+    out = Path(experiment.store) / "out"
     out.mkdir(exist_ok=True, parents=True)
     context = {"experiment": experiment.model_dump(mode="json")}
     summary = search_stages(Task("search", {}, {}, out, context, open_storage(experiment.store), Progress()))

@@ -34,7 +34,7 @@ def tiny(store: Path, stages: int = 2, samples: int = 48, **search: Any) -> Expe
 def run_search(experiment: Experiment) -> dict[str, Any]:
     """The search node, here: its actors are real, its inputs are stored."""
     storage = open_storage(experiment.store)
-    out = experiment.store / "out"
+    out = Path(experiment.store) / "out"
     out.mkdir(exist_ok=True)
     context = {"experiment": experiment.model_dump(mode="json")}
     return search_stages(Task("search", {}, {}, out, context, storage, Progress()))
@@ -43,7 +43,7 @@ def run_search(experiment: Experiment) -> dict[str, Any]:
 def drawing_nodes(experiment: Experiment) -> Counter[str]:
     """How many results of each kind were committed, and that none was computed twice."""
     found: Counter[str] = Counter()
-    for path in (experiment.store / "results").iterdir():
+    for path in (Path(experiment.store) / "results").iterdir():
         found[path.name.rsplit("-", 1)[0]] += 1
         assert len(list((path / "log").iterdir())) == 1, path.name
     return found
@@ -154,9 +154,10 @@ def test_screening_draws_the_rest_alone_and_a_dropped_trial_is_never_chosen(tmp_
     (whole,) = run_search(alone)["rounds"]
     same = next(each for each in whole["points"] if each["settings"] == kept["settings"])
     assert kept["chained"] == {**same["chained"], "passport": kept["chained"]["passport"]}
-    taken = [json.loads(path.read_text())["taken"] for path in experiment.store.glob("results/chained-*/*/drawn.json")]
+    results = Path(experiment.store) / "results"
+    taken = [json.loads(path.read_text())["taken"] for path in results.glob("chained-*/*/drawn.json")]
     assert sorted(set(taken)) == [0, 48]
-    oracles = [json.loads(path.read_text()) for path in experiment.store.glob("results/oracle-*/*/drawn.json")]
+    oracles = [json.loads(path.read_text()) for path in results.glob("oracle-*/*/drawn.json")]
     assert [facts["taken"] for facts in oracles] == [0] * states["finished"], "an oracle has no first look"
 
 
@@ -170,16 +171,19 @@ from pipeline.search.run import search_stages
 from pipeline.storage import open_storage
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 experiment = Experiment.model_validate(json.loads(Path(sys.argv[2]).read_text()))
-out = experiment.store / "out"
+out = Path(experiment.store) / "out"
 out.mkdir(exist_ok=True)
 context = {"experiment": experiment.model_dump(mode="json")}
 search_stages(Task("search", {}, {}, out, context, open_storage(experiment.store), Progress()))
 """
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.parametrize("algorithm", ["grid", "optuna"])
-def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, ray_cluster: None, algorithm: str) -> None:
+def test_a_killed_driver_loses_no_finished_trial(
+    tmp_path: Path, ray_cluster: None, algorithm: str, record_figure: Any
+) -> None:
     """The same command tries the same again, and what was stored is stored once."""
     import ray
 
@@ -201,13 +205,20 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, ray_cluster: No
     drawing_nodes(experiment)
     assert {path: path.read_bytes() for path in finished} == finished
     assert len(found["points"]) == 6
-    other = experiment.model_copy(update={"store": tmp_path / "calm"})
+    other = experiment.model_copy(update={"store": str(tmp_path / "calm")})
     prepare(other)
     (calm,) = run_search(other)["rounds"]
     assert [each["settings"] for each in calm["points"]] == [each["settings"] for each in found["points"]]
     assert [each["objective"] for each in calm["points"]] == [each["objective"] for each in found["points"]]
+    assert calm["front"] == found["front"]
+    record_figure(
+        3,
+        f"driver killed with SIGKILL in the middle of a search of sampling ({algorithm})",
+        f"0 of {len(finished)} finished trials run again; {len(found['points'])} trials with the settings and scores, "
+        "and the best, of an undisturbed search",
+    )
 
 
 def _logs(experiment: Experiment, name: str) -> dict[Path, bytes]:
-    folders = (experiment.store / "results").glob(f"{name}-*/log/*.json")
+    folders = (Path(experiment.store) / "results").glob(f"{name}-*/log/*.json")
     return {path: path.read_bytes() for path in folders}

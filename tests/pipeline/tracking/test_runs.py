@@ -12,27 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.tracking.addresses import absolute_uri, ui_command
-from pipeline.tracking.metric_buffer import MetricBuffer
 from pipeline.tracking.runs import Tracker
 
 STEPS = 60
 WRITER = f"""
 import sys
-from pipeline.tracking.metric_buffer import MetricBuffer
 from pipeline.tracking.runs import Tracker
-uri, run_id, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
-buffer = MetricBuffer(Tracker(uri), run_id, every_seconds=0.0)
+tracker, run_id, first = Tracker(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()  # so that all write at the same time
 for step in range({STEPS}):
-    buffer.add(step, {{"loss": first + step / 256, "images_per_second": 100.0}})
-buffer.flush()
+    tracker.log_metrics(run_id, {{"loss": first + step / 256, "images_per_second": 100.0}}, step)
 """
 
 
@@ -151,49 +146,9 @@ def test_a_param_keeps_its_first_value_and_the_change_is_tagged(tracker: Tracker
     assert {name: value for name, value in data.tags.items() if "changed" in name} == {"rayfall.changed.steps": "900"}
 
 
-def test_a_resumed_worker_logs_only_newer_steps(tracker: Tracker, experiment: str) -> None:
-    run_id = tracker.run(experiment, name="r", kind="stage", key="resume")
-    assert tracker.last_step(run_id, "loss") is None
-    first = MetricBuffer(tracker, run_id, every_seconds=1e6)
-    for step in range(10, 60, 10):
-        first.add(step, {"loss": 1 / step})
-    assert tracker.last_step(run_id, "loss") is None  # still waiting
-    first.flush()
-    assert tracker.last_step(run_id, "loss") == 50
-    second = MetricBuffer(tracker, run_id, after=tracker.last_step(run_id, "loss"))
-    for step in range(30, 80, 10):
-        second.add(step, {"loss": 1 / step})
-    second.flush()
-    assert _history(tracker, run_id, "loss") == [(step, 1 / step) for step in range(10, 80, 10)]
-
-
-def test_a_failed_write_is_repeated_without_loss_or_doubles(
-    tracker: Tracker, experiment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_id = tracker.run(experiment, name="f", kind="stage", key="failing")
-    write = tracker.log_points
-
-    def fails_after_writing(run: str, points: list[tuple[str, float, int, int]]) -> None:
-        write(run, points)
-        raise MlflowException("database is locked")
-
-    buffer = MetricBuffer(tracker, run_id, every_seconds=0.0)
-    monkeypatch.setattr(tracker, "log_points", fails_after_writing)
-    buffer.add(0, {"loss": 2.0})
-    assert "1 metrics wait" in caplog.text
-    with pytest.raises(MlflowException):
-        buffer.flush()
-    monkeypatch.undo()
-    buffer.add(1, {"loss": 1.0})
-    assert _history(tracker, run_id, "loss") == [(0, 2.0), (1, 1.0)]
-
-
 def test_long_histories_and_not_a_number_go_through(tracker: Tracker, experiment: str) -> None:
     run_id = tracker.run(experiment, name="n", kind="stage", key="long")
-    buffer = MetricBuffer(tracker, run_id, every_seconds=1e6)
-    for step in range(1200):
-        buffer.add(step, {"loss": np.float32(0.5)})  # type: ignore[dict-item]
-    buffer.flush()
+    tracker.log_points(run_id, [("loss", 0.5, step, 1000) for step in range(1200)])
     tracker.log_metrics(run_id, {"loss": math.nan}, step=1200)
     history = _history(tracker, run_id, "loss")
     assert len(history) == 1201

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +10,6 @@ import pytest
 from pipeline.commits import CommitLog
 from pipeline.experiment_spec import ResourcesSpec
 from pipeline.storage import open_storage
-from pipeline.tuning.claims import claimed
 from pipeline.tuning.costs import (
     cost_of,
     hours_of,
@@ -192,39 +186,3 @@ def test_time_is_told_by_what_it_was_spent_on() -> None:
     nothing = time_use([])
     assert nothing["busy_share"] is None
     assert nothing["start_each"] is None
-
-
-def test_a_claim_is_waited_for(tmp_path: Path) -> None:
-    storage, order = open_storage(tmp_path), []
-
-    def second() -> None:
-        with claimed(storage, "training") as waited:
-            order.append(("second", waited > 0.5))
-
-    thread = threading.Thread(target=second)
-    with claimed(storage, "training") as waited:
-        assert waited < 0.5
-        thread.start()
-        time.sleep(1.0)
-        with claimed(storage, "another training"):
-            order.append(("first", True))
-    thread.join()
-    assert order == [("first", True), ("second", True)]
-
-
-def test_the_dead_hold_no_claim(tmp_path: Path) -> None:
-    code = (
-        "import sys, time\n"
-        "from pipeline.storage import open_storage\n"
-        "from pipeline.tuning.claims import claimed\n"
-        "with claimed(open_storage(sys.argv[1]), 'training'):\n"
-        "    print('mine', flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    assert owner.stdout.readline().strip() == "mine"
-    threading.Timer(1.0, owner.send_signal, [signal.SIGKILL]).start()
-    with claimed(open_storage(tmp_path), "training") as waited:
-        assert 0.5 < waited < 60.0
-    assert owner.wait() == -signal.SIGKILL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -659,19 +660,22 @@ def _session(process: str) -> int | None:
         return None
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.ray
-def test_kill_9_of_driver_and_cluster_runs_no_ended_trial_again(ready: Path) -> None:
+def test_kill_9_of_driver_and_cluster_runs_no_ended_trial_again(ready: Path, record_figure: Any) -> None:
     """The second trial is killed in the middle of its training, with everything; the same command then goes on."""
+    shutil.copytree(ready / "store", ready / "calm")  # what all trials share
     overrides = [f"store={ready / 'store'}", PRUNING, "search.concurrency=1", "resources.checkpoint_seconds=0.01"]
     overrides += [f"search.space={{{LEVELS}: {{values: [[0.0, 0.25], [0.0, 0.35]]}}}}", "stages.sr.training.steps=150"]
     experiment = load(ready, *overrides)
     trials = round_of(experiment)
     log = trials.log(open_storage(experiment.store))
     (ready / "driver.py").write_text(DRIVER)
-    command = [sys.executable, str(ready / "driver.py"), str(ready / "tiny.yaml"), *overrides]
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(store: str = "store") -> subprocess.Popen[bytes]:
+        others = [f"store={ready / store}", *overrides[1:]]
+        command = [sys.executable, str(ready / "driver.py"), str(ready / "tiny.yaml"), *others]
         with (ready / "driver.log").open("ab") as told:
             return subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
 
@@ -706,6 +710,17 @@ def test_kill_9_of_driver_and_cluster_runs_no_ended_trial_again(ready: Path) -> 
     assert len(takeovers) == 2
     after = [entry.info["step"] for entry in resumed[takeovers[1] :] if "step" in entry.info]
     assert min(after) > reached - 2  # it went on from its commits
+    calm = start("calm")
+    assert calm.wait(timeout=400) == 0, (ready / "driver.log").read_text()
+    undisturbed = json.loads((ready / "calm" / "points.json").read_text())
+    came_out = [[(one["settings"], one["status"], one["objective"]) for one in each] for each in (points, undisturbed)]
+    assert came_out[0] == came_out[1]
+    record_figure(
+        3,
+        "driver and cluster killed with SIGKILL in the middle of a search that trains",
+        f"0 of {len(before)} ended trials run again, the other goes on after step {reached}; both with the settings, "
+        "ends and scores of an undisturbed search",
+    )
 
 
 def trained(desk: Desk, entry: TrialEntry) -> int:

@@ -27,7 +27,7 @@ def test_points_come_back_by_step_and_one_step_has_one_point(tmp_path: Path) -> 
     for point in (POINT, earlier, replace(POINT, kid=0.5)):
         curve.add(point)
     assert curve.points() == [earlier, replace(POINT, kid=0.5)]
-    assert len(curve.path.read_text().splitlines()) == 2
+    assert len(curve.storage.read(curve.key).splitlines()) == 2
 
 
 def test_a_refused_fid_is_absent_from_the_metrics() -> None:

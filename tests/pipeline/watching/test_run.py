@@ -21,6 +21,7 @@ from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
+from pipeline.tracking.addresses import tracking_uri
 from pipeline.watching.points import Point
 from pipeline.watching.run import Watch, curve_of
 from pipeline.watching.weights import WATCHED, Weights
@@ -271,7 +272,7 @@ def test_a_real_run_is_scored_while_it_trains_and_ends_in_the_same_bits(tmp_path
         assert torch.equal(value, expected[name]), name
 
     def check(last: dict[str, int]) -> None:
-        client = MlflowClient(tracking_uri=workflow.tracking_uri(watched))
+        client = MlflowClient(tracking_uri=tracking_uri(watched))
         experiments = [found.experiment_id for found in client.search_experiments(filter_string="name = 'watched'")]
         runs = {run.info.run_name: run.info.run_id for run in client.search_runs(experiments)}
         for stage, step in last.items():

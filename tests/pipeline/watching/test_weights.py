@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.dag import folder_of
 from pipeline.data.ingest import ingest_drawn, make_forms
-from pipeline.stage_run import LoopSettings, StageRun
+from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
 from pipeline.watching.weights import WatchedWeights
+from pipeline.worker_settings import LoopSettings
 from stages.checkpoints import load_trained
 
 STEPS = 12
@@ -49,7 +51,6 @@ def settings_of(data: Path, store: Path, *, steps: int = STEPS, **changes: Any) 
         "log_every": 5,
         "checkpoint_seconds": 1e9,
         "progress": None,
-        "tracking_uri": None,
         "tracking_run": None,
     }
     return LoopSettings(**{**fields, **changes})
@@ -122,7 +123,7 @@ def test_what_is_set_aside_is_the_average_of_that_step(data: Path, tmp_path: Pat
     train(settings_of(data, tmp_path / "shorter", steps=9))
     aside = watched(tmp_path / "watched").to_score(9)[-1]
     assert aside.step == 9
-    sampled = load_trained(aside.folder)
+    sampled = load_trained(folder_of(aside.place))
     for name, value in sampled.net.state_dict().items():
         assert torch.equal(value, final(tmp_path / "shorter", 9)[f"ema/{name}"]), name
 
@@ -134,14 +135,15 @@ def test_a_resumed_run_sets_the_same_aside_and_ends_in_the_same_bits(
     settings = settings_of(data, tmp_path, watch_every=4, checkpoint_seconds=0.0)  # a checkpoint at step 5
     with pytest.raises(KeyboardInterrupt):
         train(settings, killed_at=killed_at)
-    before = {weights.step: load_file(weights.folder / "ema.safetensors") for weights in watched(tmp_path).to_score(8)}
+    aside = watched(tmp_path).to_score(8)
+    before = {weights.step: load_file(folder_of(weights.place) / "ema.safetensors") for weights in aside}
     train(settings)
     assert_equal_bits(final(tmp_path), final(unwatched))
     after = watched(tmp_path).to_score(STEPS)
     assert sorted(weights.step for weights in after) == [4, 8, 12]
     for weights in after:
         if weights.step in before and weights.there:
-            assert_equal_bits(load_file(weights.folder / "ema.safetensors"), before[weights.step])
+            assert_equal_bits(load_file(folder_of(weights.place) / "ema.safetensors"), before[weights.step])
 
 
 def test_the_newest_weights_are_those_of_the_highest_step_that_is_asked_for(data: Path, tmp_path: Path) -> None:
@@ -172,4 +174,4 @@ def test_named_steps_are_set_aside_besides_and_all_of_them_stay(data: Path, tmp_
     assert there == [1, 2, 3, 4, 5, 8]  # of every four steps the newest two; the last step has its checkpoint
     found = run.watched.set_aside(3)
     assert found is not None
-    assert load_trained(found.folder).stage.spec.name == "base"
+    assert load_trained(folder_of(found.place)).stage.spec.name == "base"

@@ -1,0 +1,176 @@
+"""What the cluster's GPUs can do, in two minutes: a step in bf16, compiled or not, placement, halves, NCCL."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from typing import Any
+
+from pipeline.doctor.findings import Findings, Trouble
+
+PATIENCE = 180.0  # seconds for one of these checks
+STEPS = 5  # timed, after as many that are not
+NET = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "blocks": 1, "head_width": 32}
+ELEMENTS = 1 << 24  # float32 values that are added up over NCCL: 64 MiB
+
+
+def check_gpus(gpus: float, findings: Findings) -> None:
+    """All of it, on a cluster that this process has joined and that was told of so many ``gpus``."""
+    if gpus < 1:
+        findings.add("gpu", False, "there is no GPU in this cluster; start Ray on a machine that has one")
+        return
+    for compiled in (False, True):
+        name = f"gpu bf16 {'compiled' if compiled else 'eager'}"
+        findings.check(name, lambda compiled=compiled: check_step(compiled))  # type: ignore[misc]
+    findings.check("gpu halves", check_halves)
+    findings.check("gpu placement", lambda: check_placement(int(gpus)))
+    findings.check("gpu nccl", lambda: check_nccl(min(2, int(gpus))))
+
+
+def check_step(compiled: bool) -> str:
+    """Training steps of a small net on one GPU."""
+    found = _get([_remote(step_seconds, num_gpus=1).remote(compiled)])[0]
+    if not math.isfinite(found["loss"]):
+        raise Trouble(f"the loss of a step in bf16 is {found['loss']}; check driver and torch of that machine")
+    return f"{1e3 * found['seconds']:.0f} ms a step of {found['batch']} images, {found['peak'] / 1e9:.2f} GB at most"
+
+
+def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[str, float]:
+    """Seconds and peak bytes of the step that training runs, at 32 px in bf16."""
+    import torch
+
+    from stages.specs import StageSpec, TrainingSpec
+    from stages.stage import Stage
+    from stages.training import Batch, TrainState, train_step
+
+    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
+    training = TrainingSpec.model_validate({"steps": 100, "batch_size": batch, "precision": "bf16"})
+    state = TrainState.start(stage, training, 0, device)
+    model: Any = torch.compile(state.net) if compiled else state.net
+    images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
+    labels = torch.arange(batch, device=device) % 10
+    started, loss = 0.0, math.nan
+    for step in range(2 * STEPS):
+        if step == STEPS:
+            _wait(device)
+            started = time.monotonic()
+        seen = train_step(
+            stage, state, Batch(images, labels, torch.arange(batch)), model=model, training=training, seed=0
+        )
+        loss = float(seen.loss)
+    _wait(device)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
+
+
+def check_halves() -> str:
+    """Two actors with half a GPU each, on one machine, must be on one GPU at the same time."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    first = _remote(Hand, num_gpus=0.5, num_cpus=0).remote()
+    places = _get([first.call.remote(gpu_place)])
+    there = NodeAffinitySchedulingStrategy(places[0].partition("/")[0], soft=False)
+    second = _remote(Hand, num_gpus=0.5, num_cpus=0, scheduling_strategy=there).remote()
+    places += _get([second.call.remote(gpu_place)])
+    _end([first, second])
+    if places[0] != places[1]:
+        raise Trouble("two halves were placed on two GPUs; look at `ray status` for what is in use")
+    return "two actors shared one GPU"
+
+
+def check_placement(gpus: int) -> str:
+    """As many actors as GPUs: each has one of its own."""
+    actors = _actors(gpus, 1)
+    places = _get([actor.call.remote(gpu_place) for actor in actors])
+    _end(actors)
+    if len(set(places)) != gpus:
+        raise Trouble(f"{gpus} actors got {len(set(places))} GPUs; start Ray once on each machine, without --num-gpus")
+    return f"{gpus} actors have {gpus} GPUs"
+
+
+def check_nccl(world: int) -> str:
+    """Add up numbers over ``world`` GPUs; over one, only that NCCL starts."""
+    actors = _actors(world, 1)
+    address = _get([actors[0].call.remote(free_address)])[0]
+    found = _get([actor.call.remote(all_reduce, address, rank, world, "nccl") for rank, actor in enumerate(actors)])
+    _end(actors)
+    if any(one["sum"] != world * (world + 1) / 2 for one in found):
+        raise Trouble(f"NCCL adds up to {[one['sum'] for one in found]}; try NCCL_P2P_DISABLE=1, and see its logs")
+    speed = found[0]["bytes"] / found[0]["seconds"] / 1e9
+    return f"{world} GPUs: {speed:.1f} GB/s" if world > 1 else "starts; one GPU has nobody to talk to"
+
+
+def all_reduce(address: str, rank: int, world: int, backend: str) -> dict[str, float]:
+    """Sum of rank + 1 over all, and how long it took for so many bytes."""
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if backend == "nccl" else "cpu"
+    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world)
+    values = torch.full((ELEMENTS,), float(rank + 1), device=device)
+    dist.all_reduce(values.clone())
+    _wait(device)
+    started = time.monotonic()
+    dist.all_reduce(values)
+    _wait(device)
+    seconds = time.monotonic() - started
+    dist.destroy_process_group()
+    return {"sum": float(values[-1]), "seconds": seconds, "bytes": 4.0 * ELEMENTS}
+
+
+def free_address() -> str:
+    """A port of this node as others reach it."""
+    import ray
+
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return f"{ray.util.get_node_ip_address()}:{one.getsockname()[1]}"
+
+
+def gpu_place() -> str:
+    """The GPU of this actor, as nobody else's is called."""
+    import ray
+
+    return f"{ray.get_runtime_context().get_node_id()}/{ray.get_gpu_ids()}"
+
+
+class Hand:
+    """An actor that makes calls where it is placed."""
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def _actors(count: int, share: float) -> list[Any]:
+    return [_remote(Hand, num_gpus=share, num_cpus=0).remote() for _ in range(count)]
+
+
+def _remote(what: Any, **options: Any) -> Any:
+    import ray
+
+    return ray.remote(**options)(what)
+
+
+def _get(references: list[Any]) -> list[Any]:
+    import ray
+
+    _, left = ray.wait(references, num_returns=len(references), timeout=PATIENCE)
+    if left:
+        raise Trouble(f"no answer within {PATIENCE:.0f} s; `ray status` says whether its GPUs are in use")
+    found: list[Any] = ray.get(references)
+    return found
+
+
+def _end(actors: list[Any]) -> None:
+    import ray
+
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _wait(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
