@@ -18,12 +18,13 @@ from typing import Any
 
 from pipeline.alike import Alike
 from pipeline.commits import CommitLog, OwnershipLost
-from pipeline.dag import Folders, Node, NodeFailed, Progress, Result, Task, ancestry, missing, source_of, stored
+from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing, source_of, stored
 from pipeline.errors import UserError
 from pipeline.events import Events
 from pipeline.leases import this_process
 from pipeline.node_failures import failure_sentence, note_failure
 from pipeline.objects import MissingObject, StoreError
+from pipeline.results import Folders, Result
 from pipeline.revision import git_revision
 from pipeline.storage import Storage, open_storage
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.comparing import Entrant, FidScore, fid_gap, paired_error, standings
-from pipeline.dag import Node, Result, ancestry, stored
+from pipeline.dag import Node, ancestry, stored
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.results import Result
 from pipeline.scoring.passport import Passport
 from pipeline.storage import Storage
 

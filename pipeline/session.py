@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dag import Node, Result, missing
+from pipeline.dag import Node, missing
 from pipeline.events import Events
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome, outcome_of
+from pipeline.results import Result
 from pipeline.storage import open_storage
 from pipeline.tracking.addresses import sqlite_among, tracking_uri
 from pipeline.trained_nodes import Tracking

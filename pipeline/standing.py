@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pipeline.claims import held_for, owner_of
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, Result, ancestry, stored
+from pipeline.dag import Node, ancestry, stored
 from pipeline.errors import UserError
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
@@ -27,6 +27,7 @@ from pipeline.leases import Owner
 from pipeline.node_failures import failure_key
 from pipeline.objects import MissingObject
 from pipeline.outcome import targets_of
+from pipeline.results import Result
 from pipeline.session import claim_of
 from pipeline.storage import Storage, open_storage
 

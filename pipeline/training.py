@@ -24,8 +24,9 @@ import torch
 
 from pipeline.claims import claimed
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Task, place_of
+from pipeline.dag import Task
 from pipeline.preemption import announced_to
+from pipeline.results import place_of
 from pipeline.snapshots import Snapshots
 from pipeline.stage_run import StageRun
 from pipeline.train_workers import run_workers

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.dag import Place, Task, folder_of
+from pipeline.dag import Task
 from pipeline.data.cache import ShardCache
 from pipeline.data.datasets import open_examples
 from pipeline.data.loading import Examples
+from pipeline.results import Place, folder_of
 
 # Of a node's context, as it stands there.
 TOLD = ("threads", "loader_processes", "cache", "cache_gb", "cache_users", "log_every", "checkpoint_seconds")

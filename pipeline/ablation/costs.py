@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from pipeline.ablation.parts import AblationSharing
 from pipeline.ablation.run import Ablation
-from pipeline.dag import Node, Result, ancestry, stored
+from pipeline.dag import Node, ancestry, stored
+from pipeline.results import Result
 from pipeline.search.spec import SearchSpec
 
 Device = Literal["GPU", "CPU core"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.ablation.spec import Settings
-from pipeline.dag import Node, Result, stored
+from pipeline.dag import Node, stored
 from pipeline.errors import UserError
 from pipeline.experiment import digest_of
 from pipeline.experiment_spec import Experiment
@@ -22,6 +22,7 @@ from pipeline.nodes import Nodes
 from pipeline.recording.remembered import remember, remembered
 from pipeline.recording.runs import NOTE_TAG, log_training, open_training
 from pipeline.recording.settings import flat_params
+from pipeline.results import Result
 from pipeline.revision import git_revision
 from pipeline.storage import Storage
 from pipeline.tracking.forwarding import Forwarder

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.ablation.opened_runs import BASELINE_TAG, AblationRuns, Key
 from pipeline.ablation.parts import AblationReport, CellRow, Replicate
 from pipeline.ablation.spec import Metric
-from pipeline.dag import Node, Result, stored
+from pipeline.dag import Node, stored
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import outcome_of
@@ -29,6 +29,7 @@ from pipeline.recording.runs import (
     record_evaluation,
 )
 from pipeline.recording.scores import headline
+from pipeline.results import Result
 from pipeline.storage import open_storage
 from pipeline.tracking.outages import ask_for
 from pipeline.tracking.registry import ChosenPoint, register

@@ -32,7 +32,7 @@ from pipeline.cas.checkpoints import load_state, save_state
 from pipeline.cas.networks import build_net, parameter_groups
 from pipeline.cas.spec import CasSpec
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Place, Progress, folder_of
+from pipeline.dag import Progress
 from pipeline.data.batches import StepBatches, step_batches
 from pipeline.data.datasets import open_examples
 from pipeline.data.loading import Examples
@@ -44,6 +44,7 @@ from pipeline.leases import this_process
 from pipeline.post_mortem import Inquest
 from pipeline.preemption import Announced, CommitTimes, nothing
 from pipeline.ranks import Ranks
+from pipeline.results import Place, folder_of
 from pipeline.shortages import memory_of_cas, shortages_named
 from pipeline.step_window import StepWindow
 from pipeline.storage import open_storage

@@ -22,13 +22,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.dag import Place, Task, folder_of, place_of
+from pipeline.dag import Task
 from pipeline.data.datasets import open_examples, take_shards
 from pipeline.data.manifest import Form, Manifest
 from pipeline.data.publishing import Request, Written, publish
 from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
 from pipeline.parts import fan_out_of
+from pipeline.results import Place, folder_of, place_of
 from pipeline.sampling import refuse_nonfinite
 from pipeline.storage import sha256_of
 from stages.cascade import Cascade

@@ -18,11 +18,12 @@ from pipeline.cas.passport import CasPassport
 from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.spec import CasSpec
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Task, place_of
+from pipeline.dag import Task
 from pipeline.data.datasets import data_place
 from pipeline.data.manifest import load_manifest
 from pipeline.experiment import digest_of
 from pipeline.preemption import announced_to
+from pipeline.results import place_of
 from pipeline.revision import git_revision
 from pipeline.train_workers import run_workers
 from pipeline.worker_settings import told_by

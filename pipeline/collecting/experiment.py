@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.addresses import without_secrets
 from pipeline.collecting.memorisation import memorisation_of
 from pipeline.collecting.searches import searches_of
-from pipeline.dag import Result
 from pipeline.data.datasets import MANIFEST_PART, data_place
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.experiment_spec import Experiment
@@ -32,6 +31,7 @@ from pipeline.report.scores import (
     Restoration,
     Scores,
 )
+from pipeline.results import Result
 from pipeline.revision import git_revision
 
 # Parts of a stage's section that are the summaries of its nodes.

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.dag import Result
 from pipeline.data.manifest import Manifest
 from pipeline.report.score_tables import extractor_words
 from pipeline.report.scores import Memorisation, Near, NearestRow
+from pipeline.results import Result
 
 SHOWN = 64  # px that an image is shown at, and stored at in the page where it is larger
 

@@ -7,12 +7,12 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.dag import Result
 from pipeline.experiment_spec import Experiment
 from pipeline.history import history_points, read_history
 from pipeline.outcome import Outcome
 from pipeline.recording.scores import all_figures, metrics_of, passport_tags, passports_in, passports_of
 from pipeline.recording.settings import evaluation_params, training_params
+from pipeline.results import Result
 from pipeline.tracking.runs import Status, Tracker
 from pipeline.tracking.sending import Sender
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Committed, Node, Result, stored
+from pipeline.dag import Node, stored
 from pipeline.experiment import digest_of, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
@@ -35,6 +35,7 @@ from pipeline.recording.scores import headline, summaries_of
 from pipeline.recording.settings import flat_params
 from pipeline.report.search_parts import end_of
 from pipeline.report.setting_names import param_names, told_value
+from pipeline.results import Committed, Result
 from pipeline.storage import open_storage
 from pipeline.tracking.registry import ChosenPoint, register
 from pipeline.tracking.runs import Tracker

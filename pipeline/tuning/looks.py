@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, Place, stored
+from pipeline.dag import Node, stored
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
+from pipeline.results import Place
 from pipeline.storage import Storage
 from pipeline.trained_nodes import FEATURE_SEED
 from pipeline.tuning.log import TrialLog

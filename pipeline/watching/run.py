@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, Place, stored
+from pipeline.dag import Node, stored
 from pipeline.experiment import digest_of
 from pipeline.nodes import Nodes
+from pipeline.results import Place
 from pipeline.storage import Storage
 from pipeline.watching.points import Curve, CurveLog, Point
 from pipeline.watching.task import POLL_SECONDS, in_task, job_of, sampling_of

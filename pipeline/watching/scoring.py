@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.classifier import Classifier, load_classifier, predict
-from pipeline.dag import Place, folder_of
 from pipeline.data.datasets import open_examples
+from pipeline.results import Place, folder_of
 from pipeline.sampling import labels_of
 from pipeline.scoring.frechet import Reference
 from pipeline.scoring.kernel_distance import kernel_distance

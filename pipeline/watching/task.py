@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dag import Place
+from pipeline.results import Place
 
 if TYPE_CHECKING:
     from pipeline.experiment_spec import Experiment

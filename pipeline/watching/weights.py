@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.commits import CommitLog, Entry
-from pipeline.dag import Committed
+from pipeline.results import Committed
 
 if TYPE_CHECKING:
     from stages.specs import StageSpec, TrainingSpec

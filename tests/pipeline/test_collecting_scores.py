@@ -12,7 +12,6 @@ import pytest
 
 from pipeline.cas.passport import CasPassport
 from pipeline.collecting.experiment import collect
-from pipeline.dag import Result
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.experiment import load_experiment
 from pipeline.outcome import Outcome, figures_of
@@ -20,6 +19,7 @@ from pipeline.recording.scores import comparison_of, metrics_of, passport_tags, 
 from pipeline.report.parts import Report
 from pipeline.report.score_tables import passport_tables
 from pipeline.report.writing import render
+from pipeline.results import Result
 from pipeline.scoring.passport import Passport, StageMark
 
 TEXT = """\

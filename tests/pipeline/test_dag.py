@@ -11,11 +11,12 @@ import pytest
 
 from pipeline import dag
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, NodeFailed, Progress, Result, Task, ancestry, missing, stored
+from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing, stored
 from pipeline.errors import UserError
 from pipeline.events import Silence
 from pipeline.execution import compute, execute
 from pipeline.node_failures import failure_sentence
+from pipeline.results import Result
 from pipeline.revision import git_revision
 from pipeline.storage import LocalStorage, open_storage
 

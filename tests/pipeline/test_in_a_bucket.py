@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Committed, ancestry, missing, stored
+from pipeline.dag import ancestry, missing, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment import load_experiment
@@ -19,6 +19,7 @@ from pipeline.experiment_spec import Experiment
 from pipeline.leases import Lease, Owner, owner_of_lease, this_process
 from pipeline.nodes import Nodes
 from pipeline.objects import open_objects
+from pipeline.results import Committed
 from pipeline.s3_storage import COPIES
 from pipeline.session import at_work, claim_of
 from pipeline.standing import standing_of

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.dag import Committed, ancestry, stored
+from pipeline.dag import ancestry, stored
 from pipeline.experiment import load_experiment
 from pipeline.nodes import Nodes
+from pipeline.results import Committed
 from pipeline.storage import open_storage
 
 TEXT = """\

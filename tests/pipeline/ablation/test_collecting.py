@@ -17,12 +17,13 @@ from pipeline.ablation.run import Ablation
 from pipeline.ablation.sweeps import sweep_of
 from pipeline.ablation.tables import stage_table
 from pipeline.commits import CommitLog
-from pipeline.dag import Node, Progress, Result, Task, ancestry, source_of, stored
+from pipeline.dag import Node, Progress, Task, ancestry, source_of, stored
 from pipeline.execution import function_of
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.levels import facts_of_level
 from pipeline.outcome import Outcome
+from pipeline.results import Result
 from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceMark
 from pipeline.storage import LocalStorage
 from pipeline.watching.points import Point

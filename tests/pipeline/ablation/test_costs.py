@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline.ablation.costs import Costs, Device, device_seconds
-from pipeline.dag import Node, Result
+from pipeline.dag import Node
 from pipeline.experiment import load_experiment
 from pipeline.nodes import Nodes
+from pipeline.results import Result
 
 TEXT = """\
 name: costs

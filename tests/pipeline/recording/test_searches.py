@@ -15,12 +15,12 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.commits import CommitLog
-from pipeline.dag import Result
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome
 from pipeline.recording.searches import record_search
+from pipeline.results import Result
 from pipeline.scoring.passport import ExtractorMark, Passport, ReferenceMark, SourceMark
 from pipeline.storage import open_storage
 from pipeline.tracking.registry import registered

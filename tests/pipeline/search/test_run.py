@@ -14,12 +14,13 @@ import pytest
 
 from pipeline import workflow
 from pipeline.collecting.searches import sections_of
-from pipeline.dag import Node, Progress, Result, Task, ancestry
+from pipeline.dag import Node, Progress, Task, ancestry
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
 from pipeline.nodes import Nodes
 from pipeline.report.search_wording import told_budget
+from pipeline.results import Result
 from pipeline.search import trials
 from pipeline.search.budget import Ledger, prefix_of
 from pipeline.search.proposals import with_drawn_lists

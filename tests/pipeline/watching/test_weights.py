@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commits import CommitLog, OwnershipLost
-from pipeline.dag import folder_of
 from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.results import folder_of
 from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
 from pipeline.watching.weights import WatchedWeights
