@@ -5,7 +5,8 @@ digests of its inputs; never where it runs, nor on how many workers, which chang
 more it is a setting). A result is stored under that digest, and exists when its entry is committed
 (``pipeline.commits``). Running a graph computes only what is missing.
 
-A node's function is a plain function ``fn(task) -> summary``; ``pipeline.execution`` calls it here or on Ray.
+A node's function is a plain function ``fn(task) -> summary``; ``pipeline.computing`` calls it, here or
+as a task of Ray (``pipeline.execution``).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.computing import compute, inputs_of, scratch_of
 from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing
-from pipeline.execution import compute, inputs_of, scratch_of
 from pipeline.parts import PartJob, compute_part, part_jobs
 from pipeline.search.earlier_rows import first_row
 from pipeline.storage import Storage

@@ -11,10 +11,11 @@ import pytest
 
 from pipeline import dag
 from pipeline.commits import CommitLog
+from pipeline.computing import compute
 from pipeline.dag import Node, NodeFailed, Progress, Task, ancestry, missing, stored
 from pipeline.errors import UserError
 from pipeline.events import Silence
-from pipeline.execution import compute, execute
+from pipeline.execution import execute
 from pipeline.node_failures import failure_sentence
 from pipeline.results import Result
 from pipeline.revision import git_revision
@@ -59,8 +60,8 @@ def storage(tmp_path: Path) -> LocalStorage:
 @pytest.fixture(autouse=True)
 def _functions_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test modules have no importable name, so nodes find their functions here."""
-    monkeypatch.setattr("pipeline.execution.function_of", lambda name: globals()[name])
-    monkeypatch.setattr("pipeline.execution.source_of", lambda name: "source")
+    monkeypatch.setattr("pipeline.computing.function_of", lambda name: globals()[name])
+    monkeypatch.setattr("pipeline.computing.source_of", lambda name: "source")
     monkeypatch.setattr("pipeline.dag.source_of", lambda name: "source")
     monkeypatch.setattr("pipeline.dag._WARNED", set())
 

@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.claims import claimed
 from pipeline.commits import CommitLog
+from pipeline.computing import compute
 from pipeline.dag import Node, NodeFailed, Progress
 from pipeline.errors import UserError
-from pipeline.execution import compute
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.leases import this_process
@@ -55,8 +55,8 @@ def training(name: str = "train/a", steps: int = 100) -> Node:
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStorage:
-    monkeypatch.setattr("pipeline.execution.source_of", lambda function: "one")
-    monkeypatch.setattr("pipeline.execution.function_of", lambda name: make)
+    monkeypatch.setattr("pipeline.computing.source_of", lambda function: "one")
+    monkeypatch.setattr("pipeline.computing.function_of", lambda name: make)
     monkeypatch.setattr("pipeline.dag.source_of", lambda function: "one")
     return LocalStorage(tmp_path)
 

@@ -17,8 +17,8 @@ from pipeline.ablation.run import Ablation
 from pipeline.ablation.sweeps import sweep_of
 from pipeline.ablation.tables import stage_table
 from pipeline.commits import CommitLog
+from pipeline.computing import function_of
 from pipeline.dag import Node, Progress, Task, ancestry, source_of, stored
-from pipeline.execution import function_of
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
 from pipeline.levels import facts_of_level
