@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.alike import Alike
+from pipeline.commits import CommitLog
 from pipeline.computing import compute
 from pipeline.dag import Node, NodeFailed, ancestry, missing, stored
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.events import Events
 from pipeline.node_failures import failure_sentence, note_failure
 from pipeline.objects import MissingObject, StoreError
@@ -84,6 +85,7 @@ class _RayRun:
     called: Callable[[Node], str] = _own_name
     traces: str | None = None  # where failures are tolerated, the folder of their tracebacks
     failed: dict[str, str] = field(default_factory=dict)  # digest -> why
+    reached: dict[str, int] = field(default_factory=dict)  # digest -> newest commit when its training was given to Ray
     waiting: dict[str, Node] = field(default_factory=dict)
     running: dict[Any, tuple[Node, str]] = field(default_factory=dict)  # with the key of how far it is
     alike: Alike = field(default_factory=Alike)
@@ -144,6 +146,7 @@ class _RayRun:
                 continue
             if kinds.count(kind) >= self.at_once.get(kind, len(kinds) + 1):
                 continue
+            self.reached[node.digest] = _newest_commit(node, self.storage)
             progress = f"progress/{node.digest[:16]}.json"
             self.storage.put(progress, b"[]")  # it is being computed, and says nothing yet
             needs = {"num_cpus": node.cpus, "num_gpus": node.gpus, "name": node.name}
@@ -158,6 +161,10 @@ class _RayRun:
         try:
             result = _get(reference, node)
         except Exception as error:
+            if _is_loss(error) and _newest_commit(node, self.storage) > self.reached[node.digest]:
+                self.events.message(f"{self.called(node)}: given to Ray anew after losses: {first_line(error)}")
+                self.waiting[node.digest] = node
+                return
             note_failure(node, error, self.storage)
             if self.traces is None:
                 raise
@@ -173,6 +180,24 @@ class _RayRun:
 
 def _kind(node: Node) -> str:
     return node.name.split("/")[0]
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether the process or the host of a task was lost, more often than Ray begins a task again by itself."""
+    import ray
+
+    return isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.NodeDiedError)
+
+
+def _newest_commit(node: Node, storage: Storage) -> int:
+    """Number of the newest commit of a node's training, 0 for none and for what trains nothing: a higher one says that
+    it came further since.
+
+    Hosts come and go more often than any number of retries foresees; a process that dies of itself comes no further.
+    """
+    run = node.context.get("run")
+    newest = None if run is None else CommitLog(storage, run, owner="reader", clock=time.time).newest()
+    return 0 if newest is None else newest.number
 
 
 def _get(reference: Any, node: Node) -> Result:

@@ -70,7 +70,7 @@ def owner_and_step(log: CommitLog) -> tuple[str, int]:
 def test_hosts_are_lost_one_after_the_other_and_the_bits_are_those_of_an_undisturbed_run(
     hosts: Any, s3_store: Any, proxy_at: Any, declared: Callable[..., Experiment], record_figure: Any
 ) -> None:
-    lot, losses = random.Random(7), 3  # as often as Ray tries a task again
+    lot, losses = random.Random(7), 4  # Ray tries a task again three times
     gateway = proxy_at(s3_store.endpoint, hosts.gateway)
     disk = f"{hosts.folder}/disk"
     hosts.environment = {
