@@ -54,6 +54,7 @@ def test_sqlite_that_somebody_else_holds(
     monkeypatch: pytest.MonkeyPatch,
     short_patience: None,
     seconds: float,
+    record_figure: Any,
 ) -> None:
     """While a stage trains, and ``seconds`` at least."""
     monkeypatch.setattr(forwarding, "LONGEST", 0.5)
@@ -70,6 +71,7 @@ def test_sqlite_that_somebody_else_holds(
     time.sleep(max(0.0, started + seconds - time.monotonic()))
     whole.assert_journalled()
     holder.close()
+    waited = time.monotonic() - started
     deadline = time.monotonic() + 120
     while whole.journal.count():
         assert time.monotonic() < deadline, "nobody sent"
@@ -77,6 +79,9 @@ def test_sqlite_that_somebody_else_holds(
     forwarder.close()
     assert whole.missing_and_doubled() == (0, 0)
     whole.assert_whole()
+    points = whole.metrics * whole.steps
+    record_figure(11, f"SQLite locked for {waited:.0f} s", f"0 of {points} points missing, 0 doubled")
     if not seconds:
         lossy.forward()
         assert lossy.found() == {}
+        record_figure(11, "the same, metrics straight to MLflow", "all that were tried lost", protected=False)

@@ -218,6 +218,14 @@ def test_a_killed_driver_loses_no_finished_trial(
         "and the best, of an undisturbed search",
     )
 
+    ended = _logs(other, "scores-chained-sr16")
+    for path in ended:
+        path.unlink()  # nothing says any more that it ended
+    run_search(other)
+    again = [path for path, before in ended.items() if path.read_bytes() != before]
+    assert len(again) == 6
+    record_figure(3, "trials that no entry says to have ended", f"{len(again)} of 6 run again", protected=False)
+
 
 def _logs(experiment: Experiment, name: str) -> dict[Path, bytes]:
     folders = (Path(experiment.store) / "results").glob(f"{name}-*/log/*.json")
