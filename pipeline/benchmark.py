@@ -27,10 +27,11 @@ from pipeline.benchmarks.sweep import add_sweep_options, measure_sweep
 from pipeline.benchmarks.tracking import add_tracking_options, measure_tracking
 from pipeline.data.bench_inputs import SHARD, bench_of, first_batches, measure_start
 from pipeline.data.manifest import load_manifest
-from pipeline.data.measuring import Bench, Timing, alternate, pixel_differences, variants_of
+from pipeline.data.measuring import Bench, pixel_differences, variants_of
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
+from stages.benchmarks.timing import Timing, alternate
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (

@@ -25,13 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline.data.measuring import Timing, Variant, alternate
 from pipeline.scoring.inception import InceptionV3, random_weights
+from stages.benchmarks.timing import Spread, Timing, Variant, alternate, spread
 
 STOCK, OURS, HALF = "torch-fidelity", "ours", "ours, bf16"
 LAYERS = ("features", "logits")
 Net = Callable[[Tensor], tuple[Tensor, ...]]  # uint8 (N, 3, h, w) -> features, logits, ...
-Spread = tuple[float, float, float]  # median, least, most
 
 
 class Seconds(NamedTuple):
@@ -50,7 +49,7 @@ class Workers(NamedTuple):
     def share(self, clock: Literal["wall", "cpu"]) -> Spread:
         """Two workers' time as a share of one's."""
         two, one = (np.array([getattr(seconds, clock) for seconds in some]) for some in (self.two, self.one))
-        return _spread(two / one)
+        return spread(two / one)
 
 
 def add_feature_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +79,7 @@ def measure_features(chosen: argparse.Namespace) -> dict[str, Any]:
     _print_workers(console, workers, before)
     return {
         "milliseconds": {name: 1000 / timing.rate for name, timing in timings.items()},
-        "ratios": {name: share_of(timings[name], timings[STOCK]) for name in (OURS, HALF)},
+        "ratios": {name: timings[name].share_of(timings[STOCK]) for name in (OURS, HALF)},
         "errors": errors,
         "workers": {"wall": workers.share("wall"), "cpu": workers.share("cpu"), "load": before},
     }
@@ -121,15 +120,6 @@ def feature_errors(nets: dict[str, Net], images: Tensor) -> dict[str, dict[str, 
         pairs = zip(LAYERS, nets[name](images), expected, strict=False)  # ours has spatial features too
         found[name] = {layer: float((mine - theirs).abs().max() / theirs.abs().max()) for layer, mine, theirs in pairs}
     return found
-
-
-def share_of(timing: Timing, other: Timing) -> Spread:
-    """Its CPU time as a share of the other's, by repetition."""
-    return _spread(np.array(timing.seconds) / np.array(other.seconds))
-
-
-def _spread(ratios: npt.NDArray[np.float64]) -> Spread:
-    return float(np.median(ratios)), float(ratios.min()), float(ratios.max())
 
 
 def measure_workers(images: Tensor, repeats: int) -> Workers:
@@ -179,7 +169,7 @@ def _print_costs(console: Console, timings: dict[str, Timing], errors: dict[str,
     for name, timing in timings.items():
         row = [name, f"{1000 / timing.rate:.1f}"]
         if name in errors:
-            median, least, most = share_of(timing, timings[STOCK])
+            median, least, most = timing.share_of(timings[STOCK])
             row += [f"{median:.3f}", f"{least:.3f} to {most:.3f}", *(f"{errors[name][layer]:.1e}" for layer in LAYERS)]
         table.add_row(*row)
     console.print(table, "features, logits: largest difference over the largest value; bf16 is for no reported score")

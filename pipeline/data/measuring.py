@@ -7,9 +7,7 @@ median of the ratios of single repetitions. CPU time is what is compared: on a s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,49 +22,12 @@ from pipeline.data.loading import Examples
 from pipeline.data.ordering import ExampleOrder
 from pipeline.scoring.frechet import frechet_distance
 from pipeline.scoring.statistics import FeatureStats
+from stages.benchmarks.timing import Variant
 
 BATCH = 64
 _STOCK_BUFFER = 1000  # examples in stock webdataset's shuffle buffer
 _PIECE = 1 << 20  # bytes per read where bytes alone are read
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way through the training split: its name, and a call that reads all of it and says how many images."""
-
-    name: str
-    run: Callable[[], int]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of CPU time per image of each repetition."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def rate(self) -> float:
-        """Median images per second of CPU time."""
-        return float(1.0 / np.median(self.seconds))
-
-    def faster_than(self, other: Timing) -> tuple[float, float, float]:
-        """How many times as fast, by repetition: median, least, most."""
-        ratios = np.array(other.seconds) / np.array(self.seconds)
-        return float(np.median(ratios)), float(ratios.min()), float(ratios.max())
-
-
-def alternate(variants: Sequence[Variant], repeats: int) -> dict[str, Timing]:
-    """Time all variants ``repeats`` times, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
-    for repeat in range(repeats + 1):
-        turn = repeat % len(variants)
-        for variant in (*variants[turn:], *variants[:turn]):
-            began = time.process_time()
-            images = variant.run()
-            if repeat:
-                seconds[variant.name].append((time.process_time() - began) / images)
-    return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
 class Bench(NamedTuple):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import benchmark
-from pipeline.benchmarks.features import Seconds, Workers, share_of
-from pipeline.data.measuring import Timing
+from pipeline.benchmarks.features import Seconds, Workers
+from stages.benchmarks.timing import Timing
 
 
 def test_shares_are_taken_repetition_by_repetition() -> None:
-    assert share_of(Timing((1.0, 3.0, 2.0)), Timing((2.0, 4.0, 10.0))) == (0.5, 0.2, 0.75)
+    assert Timing((1.0, 3.0, 2.0)).share_of(Timing((2.0, 4.0, 10.0))) == (0.5, 0.2, 0.75)
     workers = Workers((Seconds(4.0, 4.0), Seconds(8.0, 4.0)), (Seconds(2.0, 1.0), Seconds(8.0, 3.0)))
     assert workers.share("wall") == (0.75, 0.5, 1.0)
     assert workers.share("cpu") == (0.5, 0.25, 0.75)
