@@ -1,8 +1,10 @@
 """``python -m pipeline.benchmark PART``: what the parts around the net cost; ``--help`` names them.
 
-The net and its steps are measured by `stages`; here are the parts that feed and judge it. Those that judge are in
-``benchmarks.features`` and ``benchmarks.resizing``, what searches share in ``benchmarks.sweep``, how long a job takes
-to its first step in ``benchmarks.submission``, and what keeping metrics costs a step in ``benchmarks.tracking``.
+The net and its steps are measured by ``stages.benchmark``, which is the part ``steps`` here; the others are what feeds
+and judges it. Those that judge are in ``benchmarks.features`` and ``benchmarks.resizing``, what searches share in
+``benchmarks.sweep``, how long a job takes to its first step in ``benchmarks.submission``, and what keeping metrics
+costs a step in ``benchmarks.tracking``. With ``--mlflow`` the figures of any part become a run of MLflow
+(``benchmarks.history``), so that speed has a history.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.benchmarks.features import add_feature_options, measure_features
+from pipeline.benchmarks.history import HISTORY, log_benchmark
 from pipeline.benchmarks.resizing import add_resize_options, measure_resizing
 from pipeline.benchmarks.submission import add_submission_options, measure_submission
 from pipeline.benchmarks.sweep import add_sweep_options, measure_sweep
@@ -31,6 +35,9 @@ from pipeline.data.measuring import Bench, pixel_differences, variants_of
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.scaling import Cluster, Measured, Need, Stored, need
 from pipeline.data.shuffle_quality import quality_of
+from pipeline.errors import UserError
+from stages.benchmark import add_options, measure
+from stages.benchmarks.peers import NoSuchPeer
 from stages.benchmarks.timing import Timing, alternate
 
 # (variant, what it is measured against): the rows of the table of ratios.
@@ -48,8 +55,8 @@ SETS = (("ImageNet", 1_281_167, 5000), ("a billion images", 1_000_000_000, 1000)
 GPUS = (8, 64, 512)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark that the command line names and print its tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the command line names and print its tables; 2 for a wish that cannot be met."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.benchmark", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     data = parts.add_parser("data", help="reading images from shards")
@@ -69,8 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_submission_options(submission)
     tracking = parts.add_parser("tracking", help="what keeping metrics costs a step, with and without a server")
     add_tracking_options(tracking)
-    for part in (data, features, resizing, sweep, submission, tracking):
+    steps = parts.add_parser("steps", help="steps of training and sampling, beside other libraries'")
+    add_options(steps)
+    for part in (data, features, resizing, sweep, submission, tracking, steps):
         part.add_argument("--json", type=Path, help="write the figures here too")
+        part.add_argument("--mlflow", metavar="URI", help=f"log the figures there, in the experiment {HISTORY!r}")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     measures = {
@@ -80,10 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sweep": measure_sweep,
         "submission": measure_submission,
         "tracking": measure_tracking,
+        "steps": measure,
     }
-    figures = measures[chosen.part](chosen)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+    try:
+        figures = measures[chosen.part](chosen)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+        if chosen.mlflow:
+            log_benchmark(chosen.mlflow, chosen.part, vars(chosen), figures)
+    except (NoSuchPeer, UserError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def measure_data(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -185,4 +203,4 @@ def _print_needs(console: Console, needs: Sequence[Need], start: Measured, rate:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -32,8 +32,10 @@ Row = list[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and print the tables; 2 for a wish that cannot be met."""
-    chosen = _parser().parse_args(arguments)
-    torch.set_num_threads(chosen.threads)
+    parser = argparse.ArgumentParser(prog="python -m stages.benchmark", description=__doc__)
+    add_options(parser)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    chosen = parser.parse_args(arguments)
     try:
         figures = measure(chosen)
     except NoSuchPeer as error:
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m stages.benchmark", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What ``measure`` wants to know."""
     named = "; ".join(f"{name}: {case.about}" for name, case in CASES.items())
     parser.add_argument("--net", choices=list(CASES), default="small", help=named)
     parser.add_argument("--batch", type=int, help="images a step; without, what suits the net and the device")
@@ -56,12 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="torch.compile nets, ours and theirs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    return parser
 
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """All figures, printed as they come. Raises NoSuchPeer before anything is measured."""
+    torch.set_num_threads(chosen.threads)
     device, case = torch.device(chosen.device), CASES[chosen.net]
     batch = chosen.batch or (case.gpu_batch if device.type == "cuda" else case.batch)
     work = Work(case.stage.size, case.stage.low_res_size, case.stage.classes, batch, device)
