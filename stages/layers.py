@@ -38,14 +38,34 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-5)
 
 
+def modulated(norm: nn.GroupNorm, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``norm(h) (1 + scale) + shift``: (B, C, H, W), (B, C), (B, C) -> (B, C, H, W).
+
+    In one pass: each image has a scale and shift of its own, so all are taken for one image of B C channels, whose norm
+    has them for its weights. A pass over the map that only multiplies and adds costs as much as the norm itself.
+    """
+    batch, channels = h.shape[:2]
+    gain = 1.0 + scale.to(norm.weight)  # in float32, whatever autocast made of them
+    weight = (norm.weight * gain).flatten()
+    bias = torch.addcmul(shift.to(gain), norm.bias, gain).flatten()
+    joined = F.group_norm(h.reshape(1, batch * channels, *h.shape[2:]), batch * norm.num_groups, weight, bias, norm.eps)
+    return joined.reshape(h.shape)
+
+
 def halve(h: Tensor) -> Tensor:
     """Mean of each 2x2 square: (B, C, H, W) -> (B, C, H/2, W/2)."""
-    return F.avg_pool2d(h, 2)
+    if h.device.type != "cpu":
+        return F.avg_pool2d(h, 2)
+    rows = h[:, :, ::2] + h[:, :, 1::2]  # whole rows at once: four times as fast as the pool there, also backwards
+    return (rows[..., ::2] + rows[..., 1::2]) * 0.25
 
 
 def double(h: Tensor) -> Tensor:
     """Each value four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
-    return F.interpolate(h, scale_factor=2, mode="nearest")
+    if h.device.type != "cpu":
+        return F.interpolate(h, scale_factor=2, mode="nearest")
+    rows = torch.stack([h, h], dim=4).flatten(3)
+    return torch.stack([rows, rows], dim=3).flatten(2, 3)
 
 
 class NoiseEmbedding(nn.Module):
@@ -116,20 +136,28 @@ class ResidualBlock(nn.Module):
         if self.resample is not None:
             h, y = self.resample(h), self.resample(y)
         y = self.conv_in(y)
-        modulation = self.modulation(F.silu(embedding))[:, :, None, None]
+        modulation = self.modulation(F.silu(embedding))
         if self.scaled:
-            scale, shift = modulation.chunk(2, dim=1)
-            y = torch.addcmul(shift, self.norm_out(y), 1.0 + scale)
+            y = modulated(self.norm_out, y, *modulation.chunk(2, dim=1))
         else:
-            y = self.norm_out(y + modulation)
+            y = self.norm_out(y + modulation[:, :, None, None])
         y = self.conv_out(self.dropout(F.silu(y)))
         return self.skip(h) + y
+
+
+FEW_TOKENS = 256  # whose square may stand in memory
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:
     """Multi-head self-attention of (B, N, 3C), laid out [q, k, v][head][channel]: (B, N, C)."""
     q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= FEW_TOKENS:
+        # torch's own kernel multiplies in float32 there, at half the speed and less.
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        mixed = scores.float().softmax(dim=3).to(q.dtype) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
