@@ -7,8 +7,10 @@ the last bits; and all noise is keyed by image index. So the same image comes ou
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,24 @@ from stages.stage import Denoiser, LowRes, Prediction, Stage
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """A stage with the weights to sample from (the EMA, as a rule)."""
+    """A stage with the weights to sample from (the EMA, as a rule), which do not change any more."""
 
     stage: Stage
     net: nn.Module
+
+    def net_in(self, precision: str) -> nn.Module:
+        """The net to call under the autocast of ``precision``: for "bf16" one that is cast already."""
+        return self._cast if precision == "bf16" else self.net
+
+    @cached_property
+    def _cast(self) -> nn.Module:
+        """A copy with the weights of convolutions and matrix products in bf16, to the bits of what autocast would make
+        of them in every call anew; norms and embeddings stay as they are."""
+        net = copy.deepcopy(self.net)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(torch.bfloat16)
+        return net
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ def sample_stage(
     low_res = None
     if below is not None:
         low_res = low_res_input(stage, below, indices, draws, kind=sampling.augmentation, level=sampling.level)
-    denoiser = stage.denoiser(trained.net)
+    denoiser = stage.denoiser(trained.net_in(precision))
     denoiser = guided(denoiser, sampling.guidance, no_label=spec.classes, interval=sampling.guidance_interval)
     denoiser = thresholded(denoiser, sampling.thresholding, percentile=sampling.percentile)
 

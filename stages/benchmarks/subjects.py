@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from stages.cascade import TrainedStage, conditioned
 from stages.images import downsample
 from stages.randomness import KeyedDraws
 from stages.specs import StageSpec, TrainingSpec
-from stages.stage import Stage, parameter_count
+from stages.stage import LowRes, Stage, parameter_count
 from stages.training import Batch, TrainState, train_step
 
 OURS = "rayfall"
@@ -82,19 +83,20 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     state = TrainState.start(stage, training, 0, work.device)
     batch = batch_of(work)
     trained: Any = torch.compile(state.net) if compiled else state.net
-    sampled: Any = torch.compile(state.ema) if compiled else state.ema
-    denoise = stage.denoiser(sampled)
-    logsnr = torch.zeros((), device=work.device)
-    low_res = None if work.low_res_size is None else downsample(batch.images, work.low_res_size)
-    aug_logsnr = None if low_res is None else logsnr
+    averaged = TrainedStage(stage, state.ema).net_in(precision)
+    sampled: Any = torch.compile(averaged) if compiled else averaged
+    logsnr = torch.zeros(())
+    low_res = None
+    if work.low_res_size is not None:
+        low_res = LowRes(downsample(batch.images, work.low_res_size), logsnr.to(work.device).expand(work.batch))
+    denoise = conditioned(stage.denoiser(sampled), batch.labels, low_res, precision=precision)
 
     def train() -> Tensor:
         return train_step(stage, state, batch, model=trained, training=training, seed=0).loss
 
     @torch.inference_mode()
     def sample() -> Tensor:
-        with torch.autocast(work.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return denoise(batch.images, logsnr, label=batch.labels, low_res=low_res, aug_logsnr=aug_logsnr).x_hat
+        return denoise(batch.images, logsnr).x_hat
 
     return Subject(f"{OURS} {precision}{' compiled' if compiled else ''}", state.net, train, sample)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -219,3 +221,27 @@ def test_a_stage_without_noise_augmentation_is_sampled_too(stages: list[TrainedS
     cascade = Cascade([stages[0], trained(spec)], [StageSamplingSpec(steps=2), StageSamplingSpec(steps=2)])
     indices = torch.arange(4)
     assert cascade.sample_block(indices, indices % 3, seed=0)[1].images.shape == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_width": 8},
+        {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "patching": "haar"},
+        {"kind": "adm", "channels": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2},
+        {"kind": "uvit", "channels": 8, "multipliers": [1, 2], "blocks": 1, "depth": 1, "head_width": 8},
+    ],
+    ids=lambda net: f"{net['kind']} {net.get('patching', '')}".strip(),
+)
+def test_a_net_that_is_cast_once_gives_the_bits_of_autocast(net: dict[str, Any]) -> None:
+    one = trained(StageSpec.model_validate({"name": "base", "size": 8, "classes": 3, "net": net}))
+    before = [parameter.clone() for parameter in one.net.parameters()]
+    images, label = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = one.net(images, torch.tensor([-3.0, 40.0]), label)
+        found = one.net_in("bf16")(images, torch.tensor([-3.0, 40.0]), label)
+    assert torch.equal(found, expected)
+    assert one.net_in("f32") is one.net
+    assert one.net_in("bf16") is one.net_in("bf16")
+    assert any(parameter.dtype == torch.bfloat16 for parameter in one.net_in("bf16").parameters())
+    assert all(torch.equal(*pair) for pair in zip(before, one.net.parameters(), strict=True))
