@@ -2,9 +2,9 @@
 
 The net and its steps are measured by ``stages.benchmark``, which is the part ``steps`` here; the others are what feeds
 and judges it. Those that judge are in ``benchmarks.features`` and ``benchmarks.resizing``, what searches share in
-``benchmarks.sweep``, how long a job takes to its first step in ``benchmarks.submission``, and what keeping metrics
-costs a step in ``benchmarks.tracking``. With ``--mlflow`` the figures of any part become a run of MLflow
-(``benchmarks.history``), so that speed has a history.
+``benchmarks.sweep``, how long a job takes to its first step in ``benchmarks.submission``, what keeping metrics costs a
+step in ``benchmarks.tracking``, and the loop around a step in ``benchmarks.training``. With ``--mlflow`` the figures of
+any part become a run of MLflow (``benchmarks.history``), so that speed has a history.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipeline.benchmarks.resizing import add_resize_options, measure_resizing
 from pipeline.benchmarks.submission import add_submission_options, measure_submission
 from pipeline.benchmarks.sweep import add_sweep_options, measure_sweep
 from pipeline.benchmarks.tracking import add_tracking_options, measure_tracking
+from pipeline.benchmarks.training import add_training_options, measure_training
 from pipeline.data.bench_inputs import SHARD, bench_of, first_batches, measure_start
 from pipeline.data.manifest import load_manifest
 from pipeline.data.measuring import Bench, pixel_differences, variants_of
@@ -76,9 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_submission_options(submission)
     tracking = parts.add_parser("tracking", help="what keeping metrics costs a step, with and without a server")
     add_tracking_options(tracking)
+    training = parts.add_parser("training", help="the loop under Ray Train beside the bare step; two workers")
+    add_training_options(training)
     steps = parts.add_parser("steps", help="steps of training and sampling, beside other libraries'")
     add_options(steps)
-    for part in (data, features, resizing, sweep, submission, tracking, steps):
+    for part in (data, features, resizing, sweep, submission, tracking, training, steps):
         part.add_argument("--json", type=Path, help="write the figures here too")
         part.add_argument("--mlflow", metavar="URI", help=f"log the figures there, in the experiment {HISTORY!r}")
     chosen = parser.parse_args(arguments)
@@ -90,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sweep": measure_sweep,
         "submission": measure_submission,
         "tracking": measure_tracking,
+        "training": measure_training,
         "steps": measure,
     }
     try:

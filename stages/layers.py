@@ -151,8 +151,9 @@ FEW_TOKENS = 256  # whose square may stand in memory
 def attend(qkv: Tensor, heads: int) -> Tensor:
     """Multi-head self-attention of (B, N, 3C), laid out [q, k, v][head][channel]: (B, N, C)."""
     q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= FEW_TOKENS:
-        # torch's own kernel multiplies in float32 there, at half the speed and less.
+    few = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= FEW_TOKENS
+    # Unless somebody asks for torch's own kernel (sdpa_kernel): it multiplies in float32 there, at half the speed.
+    if few and (torch.compiler.is_compiling() or torch.backends.cuda.math_sdp_enabled()):
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
         mixed = scores.float().softmax(dim=3).to(q.dtype) @ v
     else:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stages.accounting import cost_of
 from stages.specs import AugmentationSpec, CosineSchedule, NoiseSpec, StageSpec, TrainingSpec
@@ -67,6 +68,7 @@ def test_saved_activations_are_those_that_autograd_keeps(precision: str) -> None
         images = torch.randn(batch, 6, 8, 8)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            sdpa_kernel(SDPBackend.FLASH_ATTENTION),  # as on a GPU
             torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
         ):
             net(images, torch.zeros(batch), torch.zeros(batch, dtype=torch.int64), torch.zeros(batch))

@@ -1,0 +1,26 @@
+"""The benchmark of the loop around a step runs from end to end on a tiny net; how fast is not asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import benchmark
+from pipeline.benchmarks.training import BARE, BOTH, ONE, TWO
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_command_prints_its_tables_and_writes_its_figures(
+    tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    asked = ["--net", "tiny", "--steps", "6", "--every", "2", "--repeats", "1", "--json", str(out)]
+    assert benchmark.main(["training", *asked]) == 0
+    assert "time per image of" in capsys.readouterr().out
+    figures = json.loads(out.read_text())
+    assert set(figures["rates"]) == {ONE, BARE, TWO, BOTH}
+    share = figures["ratios"][f"{ONE} / {BARE}"][0]
+    assert share == pytest.approx(figures["rates"][BARE] / figures["rates"][ONE])
