@@ -15,6 +15,7 @@ from pipeline.leases import this_process
 from pipeline.results import Folders, Result
 from pipeline.revision import git_revision
 from pipeline.storage import Storage, open_storage
+from stages.processor import give_back
 
 
 def compute(node: Node, address: str, progress: str | None = None, revision: str | None = None) -> Result:
@@ -40,6 +41,8 @@ def compute(node: Node, address: str, progress: str | None = None, revision: str
         raise
     except Exception as error:
         raise NodeFailed(node.name, f"{type(error).__name__}: {error}", traceback.format_exc()) from error
+    finally:
+        give_back()  # this process may wait for its next node as long as others work
     seconds = time.time() - started
     info = {"node": node.name, "summary": summary, "seconds": seconds, "source": source_of(node.function)}
     info["revision"] = revision or git_revision()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.classifier import predict, save_classifier, train_classifier
 from pipeline.classifier_spec import ClassifierSpec
@@ -27,11 +26,12 @@ from pipeline.measures import measures_of
 from pipeline.parts import PartJob, Rows, settle
 from pipeline.previews import joined
 from pipeline.scoring.accuracy import accuracy
+from stages.processor import prepare_processor
 
 
 def make_classifier(task: Task) -> dict[str, Any]:
     """Graph node: a classifier trained on real images, and its accuracy on held-out ones at each size."""
-    torch.set_num_threads(task.context["threads"])
+    prepare_processor(task.context["threads"])
     data = task.inputs["data"]
     cache = ShardCache(Path(task.context["cache"]), int(task.context["cache_gb"] * 1e9))
     spec = ClassifierSpec.model_validate(task.config["classifier"])

@@ -25,6 +25,7 @@ from pipeline.dag import Task, source_of
 from pipeline.fan_out import FanOut, in_turn, on_ray
 from pipeline.objects import MissingObject, Objects
 from pipeline.scoring.statistics import BLOCK, FeatureStats
+from stages.processor import prepare_processor
 
 Rows = dict[str, npt.NDArray[Any]]
 
@@ -142,7 +143,7 @@ def settle(context: Mapping[str, Any]) -> None:
     """Settings of torch that a measuring task computes under: its threads, and float32 that is float32 on GPUs too."""
     import torch
 
-    torch.set_num_threads(context["threads"])
+    prepare_processor(context["threads"])
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 

@@ -101,7 +101,7 @@ class StageRun:
 
     def _join_ranks(self) -> None:
         """Let backward passes end with the sum of all ranks' gradients, always added up in the same order."""
-        self.model = torch.nn.parallel.DistributedDataParallel(self.state.net)
+        self.model = torch.nn.parallel.DistributedDataParallel(self.state.net, gradient_as_bucket_view=True)
         self.model.register_comm_hook(None, lambda _, bucket: sum_over_ranks(bucket))
         # Where a gradient lies in its bucket decides, from three ranks on, in which order it is added up, and buckets
         # are laid out anew after the first backward pass. So one pass is made that counts for nothing: without it the

@@ -20,8 +20,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.claims import claimed
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Task
@@ -32,6 +30,7 @@ from pipeline.stage_run import StageRun
 from pipeline.train_workers import run_workers
 from pipeline.worker_settings import LoopSettings, told_by
 from stages.checkpoints import AVERAGES
+from stages.processor import prepare_processor
 from stages.specs import TrainingSpec
 
 KEPT = ("spec.json", "ema.safetensors", "history.json")  # of the last checkpoint, in the result
@@ -105,7 +104,7 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     settings = LoopSettings(**config)
-    torch.set_num_threads(settings.threads)
+    prepare_processor(settings.threads)
     context = ray.train.get_context()
     run = StageRun(
         settings,

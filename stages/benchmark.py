@@ -25,6 +25,7 @@ from stages.benchmarks.peaks import peak_variants
 from stages.benchmarks.peers import PEERS, NoSuchPeer, peer
 from stages.benchmarks.subjects import OURS, Flops, Subject, Work, count_flops, rayfall
 from stages.benchmarks.timing import Clock, Spread, Timing, Variant, alternate
+from stages.processor import prepare_processor
 
 PRECISIONS = ("f32", "bf16")
 Row = list[str]
@@ -62,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """All figures, printed as they come. Raises NoSuchPeer before anything is measured."""
-    torch.set_num_threads(chosen.threads)
+    prepare_processor(chosen.threads)
     device, case = torch.device(chosen.device), CASES[chosen.net]
     batch = chosen.batch or (case.gpu_batch if device.type == "cuda" else case.batch)
     work = Work(case.stage.size, case.stage.low_res_size, case.stage.classes, batch, device)

@@ -35,6 +35,7 @@ from pipeline.storage import sha256_of
 from stages.cascade import Cascade
 from stages.checkpoints import load_trained, read_description
 from stages.images import to_uint8
+from stages.processor import prepare_processor
 from stages.specs import StageSamplingSpec, StageSpec
 
 RESIZE = "none, every form holds what a stage of the cascade drew at this size"
@@ -72,7 +73,7 @@ class SampleContent:
         Raises FloatingPointError where a stage drew what is not finite, naming the lowest that did.
         """
         drawing = self.drawing
-        torch.set_num_threads(drawing.threads)
+        prepare_processor(drawing.threads)
         cascade = _cascade(tuple(map(folder_of, drawing.stages)), drawing.sampling, drawing.device)
         for first in range(self.start, self.stop, drawing.block):
             indices = torch.arange(first, first + drawing.block)

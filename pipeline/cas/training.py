@@ -12,8 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from pipeline.cas.passport import CasPassport
 from pipeline.cas.run import CasRun, CasSettings
 from pipeline.cas.spec import CasSpec
@@ -27,6 +25,7 @@ from pipeline.results import place_of
 from pipeline.revision import git_revision
 from pipeline.train_workers import run_workers
 from pipeline.worker_settings import told_by
+from stages.processor import prepare_processor
 
 
 def train_cas(task: Task) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def cas_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     settings = CasSettings(**config)
-    torch.set_num_threads(settings.threads)
+    prepare_processor(settings.threads)
     context = ray.train.get_context()
     run = CasRun(
         settings,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stages.processor import prepare_processor
+
 TRIES = 4  # of a call whose actor dies: it may be lost with its node as often as a trial that trains
 STILLBORN = 3  # actors that may die before they are ready, after one another
 
@@ -20,9 +22,8 @@ class Worker:
     """What each actor is. One thread of torch each unless told otherwise: actors share the cores."""
 
     def __init__(self, threads: int) -> None:
-        import torch
 
-        torch.set_num_threads(threads)
+        prepare_processor(threads)
 
     def ready(self) -> None:
         """Returns when the actor lives."""

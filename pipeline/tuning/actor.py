@@ -14,6 +14,7 @@ from pipeline.storage import open_storage
 from pipeline.tuning.looks import Report
 from pipeline.tuning.round import Settings, TrainingRound
 from pipeline.tuning.trial import TrainingTrial
+from stages.processor import prepare_processor
 
 
 def trainable() -> type:
@@ -29,11 +30,10 @@ def trainable() -> type:
         """One trial after the other in one process, where libraries are loaded once; a step ends with a report."""
 
         def setup(self, config: Settings, experiment: Any = None, place: Any = None, root: str = "") -> None:
-            import torch
 
             described = Experiment.model_validate(experiment).model_copy(update={"store": root})
             search, stage, paths, fixed = place
-            torch.set_num_threads(described.resources.threads)
+            prepare_processor(described.resources.threads)
             self.round = TrainingRound(described, SearchSpec.model_validate(search), stage, tuple(paths), dict(fixed))
             self._take_up(config["trial"], fresh=True)
 

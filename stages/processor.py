@@ -1,0 +1,42 @@
+"""How a process uses the CPU: its threads, and its memory, which is kept where a step frees it and wants it again.
+
+A step allocates and frees the same hundreds of megabytes again and again. By default the C library (glibc) gets large
+pieces from the system and hands them back each time, and the system clears every page of them anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+# Options of mallopt(3). Setting any of them also ends its guessing of the others.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_NEVER = 2**31 - 1  # bytes free at the end before they are handed back
+_PAD = 64 << 20  # bytes to ask for beyond what is wanted
+
+
+def prepare_processor(threads: int) -> None:
+    """What a process does first that trains or draws: ``threads`` for torch, and freed memory is kept."""
+    import torch  # here: who computes in other processes only hands this on
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> bool:
+    """From here on this process keeps what it frees; whether there was a C library that can be told so.
+
+    ``give_back`` hands it back. One pool serves all threads: where there are several, each would keep its own.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        options = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PAD))
+        taken = [library.mallopt(option, value) for option, value in options]
+        return all(one == 1 for one in taken)
+    return False
+
+
+def give_back() -> None:
+    """Hand what is free back to the system, as far as the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
