@@ -42,11 +42,12 @@ PAIRS = ((ONE, BARE), (TWO, BOTH))
 
 BARE_LOOP = """
 import json, sys, time, torch
+from stages.processor import prepare_processor
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage
 from stages.training import Batch, TrainState, train_step
 told = json.loads(sys.argv[1])
-torch.set_num_threads(1)
+prepare_processor(1)
 stage, training = Stage.build(StageSpec.model_validate(told["stage"])), TrainingSpec.model_validate(told["training"])
 state, size = TrainState.start(stage, training, 0), training.batch_size
 batch = Batch(torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % stage.spec.classes, torch.arange(size))
