@@ -36,7 +36,9 @@ _BROKEN = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, Re
 _NO_CREDENTIALS = (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError)
 _PASSING_STATUS = {429, 500, 502, 503, 504}
 _ALTERED = {"BadDigest", "XAmzContentSHA256Mismatch"}  # on its way to the store
-MOST_ALTERED = 6  # in a row are no accident: some device on the way alters all of it
+# What says nothing of a store that is busy: it is asked again soon, and so often in a row that it can be no accident.
+_ASKED_AGAIN_SOON = _ALTERED
+MOST_IN_A_ROW = 12  # then some device on the way alters all of it
 _PASSING_CODES = {
     *_ALTERED,
     *("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "TooManyRequests"),
@@ -84,7 +86,7 @@ class S3Requests:
         return None if of_aws else meta.endpoint_url, None if meta.region_name == "aws-global" else meta.region_name
 
     def tried(self, what: str, act: Callable[[Any], Result]) -> Result:
-        """``act(client)``, again while what goes wrong may pass, with growing waits in between.
+        """``act(client)``, again while what goes wrong may pass: with growing waits, or soon where it was altered.
 
         ``what`` is the full address of what is asked for. Raises MissingObject, StoreError when the attempts are used
         up, and UserError for what no repetition mends.
@@ -96,10 +98,10 @@ class S3Requests:
             except (aws.ClientError, aws.BotoCoreError, *_BROKEN, NotStored) as error:
                 connection.answered |= isinstance(error, aws.ClientError)
                 reason = passing_reason(error, what, connection.endpoint)
-                wait = self._wait(attempt)
-                altered = altered + 1 if code_of(error) in _ALTERED else 0
+                altered = altered + 1 if code_of(error) in _ASKED_AGAIN_SOON else 0
+                wait = self._wait(1 if altered else attempt)
                 hopeless = not connection.answered and time.monotonic() - started + wait > self.first_contact
-                hopeless |= altered == MOST_ALTERED
+                hopeless |= altered == MOST_IN_A_ROW
                 if attempt >= self.attempts or hopeless:
                     tries = f"gave up after {attempt} attempt{'s' * (attempt > 1)}, the last: {reason}"
                     asked = "" if connection.answered else "; check AWS_ENDPOINT_URL and the network"

@@ -87,7 +87,9 @@ def _measure_one(address: str, file: Path, store: Path, seed: int) -> dict[str, 
     client.stop_job(submission.job.id)
     while not client.job(submission.job.id).over:
         time.sleep(0.5)
-    found = {"client import": imported - began, "checking": checked - imported, **submission.seconds}
+    asking = sent - checked - sum(submission.seconds.values())  # for earlier jobs of the experiment
+    found = {"client import": imported - began, "checking": checked - imported, "asking the head": asking}
+    found |= submission.seconds
     last = sent
     for name, _ in PHASES:
         found[name], last = times[name] - last, times[name]

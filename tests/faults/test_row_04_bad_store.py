@@ -39,7 +39,7 @@ FAULTS: dict[str, dict[str, float]] = {
     "30 % of answers cut": {"cut": 0.3, "cut_after": 7},
     "30 % of connections reset after the store did what was asked": {"reset": 0.3},
     "30 % of uploads swallowed": {"swallow": 0.3},
-    "10 % of uploads altered on their way": {"flip_sent": 0.1},  # six of one in a row are given up
+    "30 % of uploads altered on their way": {"flip_sent": 0.3},
     "all of these, 5 % each": dict.fromkeys(("unavailable", "cut", "reset", "swallow", "flip_sent"), 0.05),
 }
 

@@ -85,7 +85,7 @@ def test_it_is_one_sentence_in_seconds(
     record_figure(20, f"{mistake.fault}, `rayfall {command}`", f"one sentence after {took:.1f} s")
 
 
-def test_without_a_limit_of_altered_uploads_it_takes_minutes(
+def test_altered_uploads_taken_for_those_of_a_busy_store_take_minutes(
     s3_store: Any, fault_proxy: Any, monkeypatch: pytest.MonkeyPatch, record_figure: Any
 ) -> None:
     """As many tries as for a store that is away: reckoned by the waits, which are not waited for."""
@@ -93,7 +93,7 @@ def test_without_a_limit_of_altered_uploads_it_takes_minutes(
     from pipeline.s3 import S3Objects
     from pipeline.s3_storage import ATTEMPTS
 
-    monkeypatch.setattr(s3_requests, "MOST_ALTERED", ATTEMPTS + 1)
+    monkeypatch.setattr(s3_requests, "_ASKED_AGAIN_SOON", set())
     fault_proxy.faults.flip_sent, waits = 1.0, []
     requests = s3_requests.S3Requests(attempts=ATTEMPTS, sleep=waits.append)
     with pytest.raises(StoreError, match="altered on its way to the store"):

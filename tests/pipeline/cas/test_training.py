@@ -84,7 +84,9 @@ def test_samples_and_real_images_are_scored_by_one_function(
     assert passport.data == passport.train_digest == load_manifest(real / "shards").digest
     words = "small convolutional net 16-32"
     assert summary == {"images": 640, "net": words, "epochs": 15, "steps": 300, "size": 16, "workers": 2}
-    assert json.loads(ceiling.storage.read("seen/real"))[:2] == [300, 300]
+    *counts, seconds = json.loads(ceiling.storage.read("seen/real"))
+    assert counts == [300, 300, 10], "done, of how many, and what was done when it spoke first"
+    assert seconds > 0.0, "since then"
     assert {path.name for path in ceiling.out.iterdir()} == {"net.safetensors", "history.json"}
     again = make_task("again", config, train=real)
     assert train_cas(Task(**{**vars(again), "scratch": ceiling.scratch}))["cas_top1"] > 0.9  # found, not trained again
