@@ -47,7 +47,7 @@ class CommitTimes:
     clock: Callable[[], float] = time.time
     _answered: frozenset[str] = field(default=frozenset(), init=False)
     _longest: float = field(default=0.0, init=False)
-    _committed: float = field(default_factory=time.monotonic, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
 
     def due(self, notice: Notice | None) -> bool:
         """Whether to commit now."""
@@ -55,17 +55,20 @@ class CommitTimes:
             self._answered |= notice.nodes
             log.warning("%d nodes will be taken away: committing now", len(notice.nodes))
             return True
-        if time.monotonic() - self._committed <= self.every:
+        if time.monotonic() - self._begun <= self.every:
             return False
         return notice is None or self.clock() + CAUTION * self._longest < notice.deadline
 
+    def begun(self) -> None:
+        """A commit begins: the time until the next one counts from here."""
+        self._begun = time.monotonic()
+
     @contextmanager
-    def commit(self) -> Iterator[None]:
-        """Around a commit, whose time counts for the decision about the next."""
+    def writing(self) -> Iterator[None]:
+        """Around the writing of a commit, in whichever thread: how long it takes decides on the next one, too."""
         started = time.monotonic()
         yield
-        self._committed = time.monotonic()
-        self._longest = max(self._longest, self._committed - started)
+        self._longest = max(self._longest, time.monotonic() - started)
 
 
 def announced_to(world: int) -> Announced:

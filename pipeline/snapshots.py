@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.commits import CommitLog, Entry
+from pipeline.writing import Write
 from stages.averages import stored_steps
-from stages.checkpoints import AVERAGES, averages_path, save_averages
+from stages.checkpoints import AVERAGES, averages_of, averages_path, save_averages
 from stages.specs import TrainingSpec
 from stages.training import TrainState
 
@@ -31,13 +32,20 @@ class Snapshots:
     def of(cls, commits: CommitLog, training: TrainingSpec) -> Snapshots:
         return cls(commits, None if training.averages is None else training.averages.every)
 
-    def store(self, state: TrainState) -> None:
-        """Commit the averages of ``state`` if its step is one of those to store. Raises OwnershipLost."""
-        if self.every is None or state.step % self.every:
-            return
-        with self.commits.filling(f"averages-{state.step:08d}") as (name, folder):
-            save_averages(folder / AVERAGES, state)
-        self.commits.commit(name, {"averages": state.step, "kept": f"averages of step {state.step}"})
+    def are_due(self, step: int) -> bool:
+        """Whether averages of ``step`` are to be stored."""
+        return self.every is not None and step % self.every == 0
+
+    def copied(self, state: TrainState) -> Write:
+        """Copy the averages of ``state``; the answer commits them, and raises OwnershipLost."""
+        step, averages = state.step, averages_of(state)
+
+        def write() -> Entry:
+            with self.commits.filling(f"averages-{step:08d}") as (name, folder):
+                save_averages(folder / AVERAGES, averages)
+            return self.commits.commit(name, {"averages": step, "kept": f"averages of step {step}"})
+
+        return write
 
     def files(self, steps: Collection[int]) -> dict[int, Path]:
         """The whole ones of ``steps`` by step, on this machine."""

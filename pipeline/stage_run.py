@@ -8,11 +8,11 @@ of how many workers there were: any number goes on from it. Ranks hold shares of
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,19 +23,20 @@ from pipeline.data.batches import StepBatches, step_batches
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.sharing import positions_of_rank
 from pipeline.history import history_points, read_history
+from pipeline.kept_states import KeptStates
 from pipeline.leases import this_process
 from pipeline.post_mortem import Inquest
 from pipeline.preemption import Announced, CommitTimes, nothing
 from pipeline.ranks import Ranks, sum_over_ranks
 from pipeline.shortages import memory_of_stage, shortages_named
-from pipeline.snapshots import Snapshots
 from pipeline.step_window import StepWindow
 from pipeline.storage import open_storage
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.metric_buffer import MetricBuffer
 from pipeline.watching.weights import WatchedWeights
 from pipeline.worker_settings import LoopSettings
-from stages.checkpoints import load_state, save_checkpoint
+from pipeline.writing import BesideTraining
+from stages.checkpoints import load_state
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage, parameter_count
@@ -72,10 +73,11 @@ class StageRun:
         storage = open_storage(settings.storage, known=True)
         self.commits = CommitLog(storage, settings.run, owner=this_process(), clock=time.time)
         self.inquest = Inquest(storage, settings.run, self.stage.spec.name, settings.seed, self.batches)
-        self.snapshots = Snapshots.of(self.commits, self.training)
-        self.watched = WatchedWeights(self.commits, settings.watch_every, tuple(settings.watch_steps))
+        watched = WatchedWeights(self.commits, settings.watch_every, tuple(settings.watch_steps))
+        self.kept = KeptStates(self.commits, self.stage.spec, self.training, settings.seed, watched)
         self.history: list[dict[str, float]] = []
         self.window = StepWindow(self.ranks)
+        self.writer = BesideTraining()
         self.seconds = 0.0
         self.start_seconds: float | None = None  # from being asked for to the first step
 
@@ -84,7 +86,7 @@ class StageRun:
         number = 0
         if self.ranks.is_first:
             self.commits.take_over()
-            found = self.snapshots.latest_checkpoint(lambda step: step <= self.training.steps)
+            found = self.kept.snapshots.latest_checkpoint(lambda step: step <= self.training.steps)
             number = found[0].number if found else 0
         number = int(self.ranks.from_first(number))
         if number:
@@ -127,16 +129,16 @@ class StageRun:
         """One optimizer step, together with the other ranks."""
         told: dict[str, Any] = {"model": self.model, "training": self.training, "seed": self.settings.seed}
         self.window.add(train_step(self.stage, self.state, batch, **told))
-        if self._stores_averages() and not self.window.gradients_are_finite():
+        if (averages := self.kept.averages_due(self.state)) and not self.window.gradients_are_finite():
             self.check_sound()
         if self.ranks.is_first:
-            self.snapshots.store(self.state)
-            if self.watched.store(self.state, self.stage.spec, self.training, self.settings.seed):
-                self.commits.prune()
+            for copy in averages:
+                self.writer.begin(copy)
 
     def train(self, report: Report, announced: Announced = nothing) -> None:
-        """Step until done; ``report(entry, metrics)`` is called by every rank after each commit.
+        """Step until done; ``report(entry, metrics)`` is called by every rank when a commit was begun.
 
+        The entry is rank 0's newest that is written by then: at the end, and where training is called off, that one.
         ``announced()`` is asked by every rank, equally often: whether a node is to be taken away.
         """
         steps = range(self.state.step, self.training.steps)
@@ -146,6 +148,7 @@ class StageRun:
             self.cache,
             closing(step_batches(self.batches, steps, processes=self.settings.loader_processes, pin=pin)) as read,
             self._metric_buffer() as buffer,
+            self.writer,
         ):
             self._train_on(read, report, announced, buffer)
 
@@ -160,7 +163,7 @@ class StageRun:
         progress = Progress(self.commits.storage, self.settings.progress if self.ranks.is_first else None)
         times = CommitTimes(self.settings.checkpoint_seconds)
         mark = started = time.monotonic()
-        before, waited = self.seconds, 0.0
+        before, waited, stood = self.seconds, 0.0, self.writer.waited
         while self.state.step < steps:
             asked = time.monotonic()
             batch = next(read)
@@ -171,8 +174,8 @@ class StageRun:
             now = self.state.step
             if now % log_every and now < steps:
                 continue
-            metrics = self._measured(time.monotonic() - mark, waited)
-            mark, waited = time.monotonic(), 0.0
+            metrics = self._measured(time.monotonic() - mark, waited, self.writer.waited - stood)
+            mark, waited, stood = time.monotonic(), 0.0, self.writer.waited
             when = int(1000 * time.time())
             self.history.append({"step": now, "time": when, **metrics})
             if buffer is not None:
@@ -182,11 +185,13 @@ class StageRun:
             due = now == steps or times.due(announced())
             what = self.ranks.from_first(STOP if self._is_called_off() else COMMIT if due else STEP)
             if what >= COMMIT:
-                with times.commit():
-                    if buffer is not None:
-                        buffer.flush()
-                    entry = self.commit(metrics) if self.ranks.is_first else None
-                    report(entry, {"step": float(now), **metrics})
+                if buffer is not None:
+                    buffer.flush()
+                if self.ranks.is_first:
+                    self.begin_commit(metrics, times)
+                    if now == steps or what == STOP:
+                        self.writer.wait()
+                report(self.kept.committed, {"step": float(now), **metrics})
             if what == STOP:
                 return
 
@@ -200,17 +205,13 @@ class StageRun:
         stop = self.settings.stop
         return self.ranks.is_first and stop is not None and self.commits.storage.exists(stop)
 
-    def _stores_averages(self) -> bool:
-        """Whether averages of this step are to be kept, if it was sound."""
-        step, every = self.state.step, (self.snapshots.every, self.watched.every)
-        return step in self.watched.steps or any(number is not None and step % number == 0 for number in every)
-
     def check_sound(self) -> None:
         """Raise FloatingPointError if a step since the last look was not finite. All ranks do."""
         self.inquest.require_sound(self.window, self.state.step, self.history)
 
-    def _measured(self, seconds: float, waited: float) -> dict[str, float]:
-        """Metrics of the steps since the last look, which took ``seconds``, of which data ``waited``.
+    def _measured(self, seconds: float, waited: float, stood: float) -> dict[str, float]:
+        """Metrics of the steps since the last look, which took ``seconds``: it ``waited`` for data and ``stood`` still
+        for commits.
 
         Raises FloatingPointError when a loss or a gradient is not finite.
         """
@@ -222,24 +223,19 @@ class StageRun:
             "learning_rate": window.seen[-1].learning_rate,
             "images_per_second": len(window) * self.training.batch_size / seconds,
             "data_wait_share": waited / seconds,
+            "commit_wait_share": stood / seconds,
         }
 
-    def commit(self, metrics: Mapping[str, float]) -> Entry:
-        """Save the state and publish it as the next entry of the log. Raises OwnershipLost for a stale owner."""
-        with self.commits.filling(f"step-{self.state.step:08d}") as (name, folder):
-            save_checkpoint(folder, self.stage.spec, self.training, self.settings.seed, self.state)
-            (folder / "history.json").write_text(json.dumps(self.history))
+    def begin_commit(self, metrics: Mapping[str, float], times: CommitTimes) -> None:
+        """Copy the state and write it beside the training, for which only rank 0 is asked."""
         info = {
-            "step": self.state.step,
             "seconds": self.seconds,
             "loss": metrics["loss"],
             "parameters": parameter_count(self.state.net),
-            "final": self.state.step == self.training.steps,
             "start_seconds": self.start_seconds,
         }
-        entry = self.commits.commit(name, info)
-        self.commits.prune()
-        return entry
+        times.begun()
+        self.writer.begin(partial(self.kept.checkpoint, self.state, self.history, info, times))
 
     def _metric_buffer(self) -> AbstractContextManager[MetricBuffer | None]:
         """Where rank 0 leaves its metrics. What it resumes from is told first, be it that this run of MLflow was begun

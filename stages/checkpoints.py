@@ -16,6 +16,8 @@ The folder says nothing about whether it is whole; that is the commit log's word
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,43 +36,77 @@ AVERAGES = "averages.safetensors"
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return {name: _copied(tensor) for name, tensor in module.state_dict().items()}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In host memory, and its own: later steps do not change it."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     return {
-        f"{statistic}/{name}": value.detach().cpu().contiguous()
+        f"{statistic}/{name}": _copied(value)
         for name, parameter in state.net.named_parameters()
         for statistic, value in state.optimizer.state[parameter].items()
     }
 
 
+def describe(stage: StageSpec, training: TrainingSpec, seed: int, step: int) -> str:
+    """The text of spec.json."""
+    described = {"stage": stage.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+    return json.dumps({"format": FORMAT, **described, "seed": seed, "step": step}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a checkpoint holds, copied: the training may go on while it is written."""
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    description: str
+
+    @classmethod
+    def of(cls, stage: StageSpec, training: TrainingSpec, seed: int, state: TrainState) -> Checkpoint:
+        """The ``state`` as it is now."""
+        files = {
+            "net.safetensors": _tensors(state.net),
+            "ema.safetensors": _tensors(state.ema),
+            "optimizer.safetensors": _optimizer_tensors(state),
+        }
+        if state.averages:
+            files[AVERAGES] = averages_of(state)
+        return cls(files, describe(stage, training, seed, state.step))
+
+    @classmethod
+    def of_average(cls, stage: StageSpec, training: TrainingSpec, seed: int, state: TrainState) -> Checkpoint:
+        """As much of it as one samples from."""
+        return cls({"ema.safetensors": _tensors(state.ema)}, describe(stage, training, seed, state.step))
+
+    def save(self, folder: Path) -> None:
+        """Write it to the empty or absent ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, tensors in self.files.items():
+            save_file(dict(tensors), folder / name)
+        (folder / "spec.json").write_text(self.description)
+
+
 def save_checkpoint(folder: Path, stage: StageSpec, training: TrainingSpec, seed: int, state: TrainState) -> None:
     """Write ``state`` to the empty or absent ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(_tensors(state.net), folder / "net.safetensors")
-    save_file(_tensors(state.ema), folder / "ema.safetensors")
-    save_file(_optimizer_tensors(state), folder / "optimizer.safetensors")
-    if state.averages:
-        save_averages(folder / AVERAGES, state)
-    description = {
-        "format": FORMAT,
-        "stage": stage.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "seed": seed,
-        "step": state.step,
-    }
-    (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
+    Checkpoint.of(stage, training, seed, state).save(folder)
 
 
-def save_averages(path: Path, state: TrainState) -> None:
-    """Write the power-function averages of ``state`` as they are now."""
-    tensors = {
-        f"{width}/{name}": tensor.detach().cpu().contiguous()
+def averages_of(state: TrainState) -> dict[str, Tensor]:
+    """The power-function averages of ``state`` as they are now, copied; named as in their file."""
+    return {
+        f"{width}/{name}": _copied(tensor)
         for width, average in state.averages.items()
         for name, tensor in average.items()
     }
-    save_file(tensors, path)
+
+
+def save_averages(path: Path, averages: Mapping[str, Tensor]) -> None:
+    """Write what ``averages_of`` copied."""
+    save_file(dict(averages), path)
 
 
 def averages_path(folder: Path, step: int) -> Path:

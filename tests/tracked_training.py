@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from pipeline.commits import Entry
 from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.preemption import CommitTimes
 from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
 from pipeline.tracking.forwarding import Forwarder
@@ -25,7 +25,7 @@ from pipeline.tracking.runs import Tracker
 from pipeline.tracking.sending import Sender
 from pipeline.worker_settings import LoopSettings
 
-STEPS, METRICS = 24, 5
+STEPS, METRICS = 24, 6
 STAGE = {
     "name": "base",
     "size": 8,
@@ -42,10 +42,10 @@ class Doomed(StageRun):
 
     last = STEPS + 1
 
-    def commit(self, metrics: Any) -> Entry:
+    def begin_commit(self, metrics: Mapping[str, float], times: CommitTimes) -> None:
         if self.state.step == self.last:
             raise Lost
-        return super().commit(metrics)
+        super().begin_commit(metrics, times)
 
 
 @dataclass

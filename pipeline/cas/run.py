@@ -175,7 +175,8 @@ class CasRun:
             if self.ranks.from_first(float(due)):
                 accuracy = self.test() if done else {}
                 self.seconds = before + time.monotonic() - started
-                with times.commit():
+                times.begun()
+                with times.writing():
                     report(self.commit(accuracy) if self.ranks.is_first else None)
 
     def _shortages_named(self) -> AbstractContextManager[None]:

@@ -6,7 +6,6 @@ its checkpoints as if they were not there. Who scores them finds them in the log
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from pipeline.commits import CommitLog, Entry
 from pipeline.results import Committed
 
 if TYPE_CHECKING:
+    from pipeline.writing import Write
     from stages.specs import StageSpec, TrainingSpec
     from stages.training import TrainState
 
@@ -55,31 +55,25 @@ class WatchedWeights:
     every: int | None
     steps: tuple[int, ...] = ()
 
-    def store(self, state: TrainState, stage: StageSpec, training: TrainingSpec, seed: int) -> bool:
-        """Set the average of ``state`` aside if its step is one of those; True if so. Raises OwnershipLost.
+    def are_due(self, step: int, last: int) -> bool:
+        """Whether the average of ``step`` is to be set aside; that of the ``last`` is not: it has a checkpoint."""
+        regular = self.every is not None and step % self.every == 0
+        return (regular or step in self.steps) and step < last
 
-        The last step is not: it has a checkpoint, which stays.
-        """
-        regular = self.every is not None and state.step % self.every == 0
-        if not (regular or state.step in self.steps) or state.step >= training.steps:
-            return False
-        from safetensors.torch import save_file
+    def copied(self, state: TrainState, stage: StageSpec, training: TrainingSpec, seed: int) -> Write:
+        """Copy the average of ``state``; the answer sets it aside, and raises OwnershipLost."""
+        from stages.checkpoints import Checkpoint
 
-        from stages.checkpoints import FORMAT
+        step, average = state.step, Checkpoint.of_average(stage, training, seed, state)
 
-        description = {
-            "format": FORMAT,
-            "stage": stage.model_dump(mode="json"),
-            "training": training.model_dump(mode="json"),
-            "seed": seed,
-            "step": state.step,
-        }
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.ema.state_dict().items()}
-        with self.commits.filling(f"{WATCHED}-{state.step:08d}") as (name, folder):
-            save_file(tensors, folder / "ema.safetensors")
-            (folder / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
-        self.commits.commit(name, {WATCHED: state.step, "kept": self._place(state.step)})
-        return True
+        def write() -> Entry:
+            with self.commits.filling(f"{WATCHED}-{step:08d}") as (name, folder):
+                average.save(folder)
+            entry = self.commits.commit(name, {WATCHED: step, "kept": self._place(step)})
+            self.commits.prune()
+            return entry
+
+        return write
 
     def _place(self, step: int) -> str:
         """Of those kept under one name the newest stays, so as many stay as there are names."""

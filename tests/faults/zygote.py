@@ -39,6 +39,7 @@ import torch
 import stages.checkpoints
 from pipeline.commits import CommitLog
 from pipeline.data.batches import StepBatches
+from pipeline.kept_states import KeptStates
 from pipeline.leases import Lease, Owner, this_process
 from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
@@ -79,16 +80,16 @@ def keep_ledger(file: str, *, without_order: bool) -> None:
 
 
 def halt_after_commit(number: int, halt: Callable[[], None]) -> None:
-    whole, seen = StageRun.commit, []
+    whole, seen = KeptStates.commit, []
 
-    def commit(self: StageRun, metrics: Mapping[str, float]) -> Any:
-        entry = whole(self, metrics)
+    def commit(self: KeptStates, *checkpoint: Any) -> Any:
+        entry = whole(self, *checkpoint)
         seen.append(entry)
         if len(seen) == number:
             halt()
         return entry
 
-    StageRun.commit = commit  # type: ignore[method-assign]
+    KeptStates.commit = commit  # type: ignore[method-assign]
 
 
 def commit_at_any_number() -> None:

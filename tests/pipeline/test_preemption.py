@@ -30,7 +30,8 @@ def test_a_notice_is_answered_once_for_each_node() -> None:
 @pytest.mark.parametrize(("left", "due"), [(0.3, False), (60.0, True), (math.inf, True)])
 def test_no_routine_commit_is_started_that_the_deadline_would_cut_off(left: float, due: bool) -> None:
     times = CommitTimes(every=0.0, clock=lambda: 1000.0)
-    with times.commit():
+    times.begun()
+    with times.writing():
         time.sleep(0.2)
     assert times.due(None)
     notice = Notice(frozenset({"a"}), deadline=1000.0 + left)

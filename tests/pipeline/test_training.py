@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.commits import CommitLog, OwnershipLost
+from pipeline.commits import CommitLog, Entry, OwnershipLost
 from pipeline.dag import Progress, Task
 from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.kept_states import KeptStates
+from pipeline.preemption import Notice
 from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
 from pipeline.training import TrainingStopped, train_stage
 from pipeline.worker_settings import LoopSettings
-from stages.checkpoints import load_trained
+from stages.checkpoints import Checkpoint, load_trained
 
 STEPS = 12
 STAGE = {
@@ -84,9 +87,13 @@ def train(settings: LoopSettings, *, stop_after: int | None = None) -> StageRun:
     return run
 
 
+def log_of(store: Path) -> CommitLog:
+    return CommitLog(open_storage(store), "runs/sr", owner="test", clock=time.time)
+
+
 def final(store: Path) -> dict[str, torch.Tensor]:
     """Weights, averages and optimizer statistics of the commit at the last step."""
-    log = CommitLog(open_storage(store), "runs/sr", owner="test", clock=time.time)
+    log = log_of(store)
     found = log.latest_whole(lambda entry: entry.info["step"] == STEPS)
     assert found is not None
     files = [load_file(found[1] / f"{name}.safetensors") for name in ("net", "ema", "optimizer")]
@@ -184,7 +191,7 @@ def test_averages_are_stored_at_every_multiple_and_at_the_end(averaged: dict[str
 def test_keeping_averages_changes_nothing_else(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     train(averaging(data, tmp_path))
     assert_equal_bits(final(tmp_path), final(uninterrupted))
-    log = CommitLog(open_storage(uninterrupted), "runs/sr", owner="test", clock=time.time)
+    log = log_of(uninterrupted)
     found = log.latest_whole()
     assert found is not None
     assert sorted(found[0].files) == [
@@ -215,9 +222,9 @@ def test_kill_9_loses_no_stored_average(data: Path, averaged: dict[str, bytes], 
         "from pipeline.worker_settings import LoopSettings\n"
         "torch.set_num_threads(1)\n"
         "whole, calls = snapshots.save_averages, []\n"
-        "def save_averages(path, state):\n"
-        "    whole(path, state)\n"
-        "    calls.append(state.step)\n"
+        "def save_averages(path, averages):\n"
+        "    whole(path, averages)\n"
+        "    calls.append(path)\n"
         "    if len(calls) == 3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "snapshots.save_averages = save_averages\n"
@@ -276,7 +283,7 @@ def test_more_steps_continue_and_fewer_do_not_disturb(data: Path, uninterrupted:
     longer = train(settings_of(data, tmp_path))
     assert longer.history[0]["step"] == 1
     assert_equal_bits(final(tmp_path), final(uninterrupted))
-    log = CommitLog(open_storage(tmp_path), "runs/sr", owner="test", clock=time.time)
+    log = log_of(tmp_path)
     assert [entry.info["step"] for entry in log.entries() if entry.kind == "commit"] == [5, STEPS]
     train(short)  # its final checkpoint is still there: nothing to do
     assert log.latest_whole(lambda entry: entry.info["step"] == 5) is not None
@@ -289,6 +296,33 @@ def test_a_stale_worker_cannot_commit(data: Path, tmp_path: Path) -> None:
     train(settings)
     with pytest.raises(OwnershipLost):
         stale.train(lambda entry, metrics: None)
+
+
+def test_a_commit_holds_its_step_although_training_goes_on_while_it_is_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of step 3 is held up until step 6 is done, and is that of a run that ends with step 3."""
+    run = StageRun(settings_of(data, tmp_path / "asked"), rank=0, world=1, device="cpu")
+    whole = KeptStates.commit
+
+    def commit_late(kept: KeptStates, checkpoint: Checkpoint, history: str, info: Mapping[str, Any]) -> Entry:
+        while run.state.step < min(info["step"] + 3, STEPS):
+            time.sleep(0.01)
+        return whole(kept, checkpoint, history, info)
+
+    monkeypatch.setattr(KeptStates, "commit", commit_late)
+    notices = iter([None, None])
+    run.resume()
+    run.train(lambda entry, metrics: None, lambda: next(notices, Notice(frozenset({"a"}))))
+    monkeypatch.undo()
+    settings = settings_of(data, tmp_path / "short")
+    train(replace(settings, training={**settings.training, "steps": 3}))
+    found = [log_of(tmp_path / name).latest_whole(lambda entry: entry.info["step"] == 3) for name in ("asked", "short")]
+    ours, theirs = (folder for _, folder in (one for one in found if one is not None))
+    for name in ("net", "ema", "optimizer"):
+        assert_equal_bits(load_file(ours / f"{name}.safetensors"), load_file(theirs / f"{name}.safetensors"))
+    steps = [[row["step"] for row in json.loads((folder / "history.json").read_text())] for folder in (ours, theirs)]
+    assert steps == [[1, 2, 3], [1, 2, 3]]
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_commit(data: Path, tmp_path: Path) -> None:
@@ -332,7 +366,7 @@ def test_two_workers_train_as_one(data: Path, uninterrupted: Path, tmp_path: Pat
     one, two = final(uninterrupted), final(tmp_path / "store")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-5)
-    log = CommitLog(open_storage(tmp_path / "store"), "runs/sr", owner="test", clock=time.time)
+    log = log_of(tmp_path / "store")
     assert len([entry for entry in log.entries() if entry.kind == "commit"]) == STEPS
 
 

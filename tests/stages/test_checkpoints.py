@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from stages.averages import average_decay, gamma_of, stored_steps
-from stages.checkpoints import averages_path, load_state, load_trained, rebuilt_average, save_averages, save_checkpoint
+from stages.checkpoints import (
+    averages_of,
+    averages_path,
+    load_state,
+    load_trained,
+    rebuilt_average,
+    save_averages,
+    save_checkpoint,
+)
 from stages.randomness import KeyedDraws
 from stages.specs import StageSpec, TrainingSpec, UNetSpec
 from stages.stage import Stage
@@ -56,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float,
             for name, parameter in state.net.named_parameters():
                 average[name] += share * (parameter.detach().double() - average[name])
         if step in stored_steps(EVERY, STEPS):
-            save_averages(averages_path(folder, step), state)
+            save_averages(averages_path(folder, step), averages_of(state))
     save_checkpoint(folder, stage.spec, TRAINING, 0, state)
     return folder, kept
 
