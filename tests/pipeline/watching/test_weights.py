@@ -170,8 +170,8 @@ def test_a_stale_worker_sets_nothing_aside(data: Path, tmp_path: Path) -> None:
 
 def test_named_steps_are_set_aside_besides_and_all_of_them_stay(data: Path, tmp_path: Path) -> None:
     run = train(settings_of(data, tmp_path, watch_every=4, watch_steps=(1, 2, 3, 5, STEPS)))
-    there = [step for step in range(STEPS + 1) if run.watched.set_aside(step) is not None]
+    there = [step for step in range(STEPS + 1) if run.kept.watched.set_aside(step) is not None]
     assert there == [1, 2, 3, 4, 5, 8]  # of every four steps the newest two; the last step has its checkpoint
-    found = run.watched.set_aside(3)
+    found = run.kept.watched.set_aside(3)
     assert found is not None
     assert load_trained(folder_of(found.place)).stage.spec.name == "base"
