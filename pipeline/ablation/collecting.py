@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.ablation.cells import ablation_of, budget_notes
 from pipeline.ablation.comparisons import compare, equalities
+from pipeline.ablation.compute import Counted
 from pipeline.ablation.costs import Costs
 from pipeline.ablation.findings import chosen, front_of, verdicts
 from pipeline.ablation.metrics import METRICS
@@ -122,7 +123,7 @@ class _Rows:
         pictured: int,
     ) -> None:
         self.outcomes, self.manifest, self.program = outcomes, manifest, program
-        self.costs, self.pictured = costs, pictured
+        self.costs, self.pictured, self.counted = costs, pictured, Counted(len(manifest.classes))
         self.spec, self.stage = ablation_of(ablation.experiment), ablation.experiment.last
         self.by_cell: dict[str, list[Cell]] = defaultdict(list)
         for cell in ablation.cells:  # the baseline first
@@ -173,6 +174,7 @@ class _Rows:
             sweep=sweep_of(outcome, self.stage),
             loss=[(int(entry["step"]), entry["loss"]) for entry in history],
             during=outcome.during.get(self.stage, []),
+            compute=self.counted.of(made),
             training_seconds=trained.summary["seconds"],
             start_seconds=trained.summary.get("start_seconds"),
             seconds=self.costs.clock_of_replicate(cell.replicate.cell, seed),

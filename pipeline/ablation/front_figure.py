@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pipeline.ablation.comparisons import Values, ranking
 from pipeline.ablation.figures import PALE
+from pipeline.ablation.labels import label
 from pipeline.ablation.metrics import mean
 from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.report.plotting import BLUE, INK, QUIET, bare, drawing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_HALO = {"boxstyle": "square,pad=0.08", "fc": "white", "ec": "none", "alpha": 0.75}  # a name over rays and lines
 
 
 class Place(NamedTuple):
@@ -72,7 +66,8 @@ def pareto_figure(report: AblationReport) -> str:
         plot.margins(0.13)
         bare(plot)
         figure.draw_without_rendering()
-        _label(plot, shown, report.chosen)
+        named = [(place.cell.name, place.fid, place.accuracy) for place in shown]
+        label(plot, named, ringed=report.chosen)
     return out[0]
 
 
@@ -88,32 +83,3 @@ def _place_style(report: AblationReport, place: Place) -> tuple[str, str, float]
     if place.cell.name in report.front:
         return BLUE, "D" if base else "o", 9.0
     return (INK, "D", 9.0) if base else (QUIET, "o", 7.5)
-
-
-def _label(plot: Axes, shown: Sequence[Place], chosen: str | None) -> None:
-    """Names beside their points, each where it covers the least of the others and of the points."""
-    points = [plot.transData.transform((place.fid, place.accuracy)) for place in shown]
-    frame = plot.get_window_extent()
-    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in points]
-    per_point = plot.figure.dpi / 72
-    for place, (x, y) in zip(shown, points, strict=True):
-        wide, tall = 6.2 * len(place.cell.name) * per_point, 11 * per_point
-        away = 14 if place.cell.name == chosen else 9  # points; the chosen one has a ring around it
-        best: tuple[float, float, float] | None = None
-        for up, side in itertools.product((0, 1, -1, 2, -2, 3, -3), (1, -1)):
-            left = x + side * away * per_point - (wide if side < 0 else 0)
-            box = (left, y + up * tall - tall / 2, left + wide, y + up * tall + tall / 2)
-            cost = sum(_overlap(box, other) for other in taken) + abs(up) * tall
-            cost += 1e3 * ((box[0] < frame.x0) + (box[2] > frame.x1) + (box[1] < frame.y0) + (box[3] > frame.y1))
-            if best is None or cost < best[0]:
-                best = cost, box[0], box[1]
-        assert best is not None
-        _, left, low = best
-        taken.append((left, low, left + wide, low + tall))
-        offset = ((left - x) / per_point, (low + tall / 2 - y) / per_point)
-        plot.annotate(place.cell.name, (place.fid, place.accuracy), offset, textcoords="offset points", va="center",
-                      fontsize=9.5, zorder=6, bbox=_HALO)  # fmt: skip
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -48,6 +48,14 @@ class SweepPoint(Part):
     chosen: bool = False
 
 
+class Compute(Part):
+    """The last stage's net: its parameters, GFLOP of all its calls to draw an image, PFLOP of its whole training."""
+
+    parameters: int
+    drawn_gflop: float
+    trained_pflop: float
+
+
 class Replicate(Part):
     """A cell under one seed. One that failed has an ``error``, one that is missing is yet to come; both lack the rest.
 
@@ -71,6 +79,7 @@ class Replicate(Part):
     sweep: list[SweepPoint] = Field([])
     loss: list[tuple[int, float]] = Field([])
     during: list[tuple[int, float]] = Field([])
+    compute: Compute | None = None
     training_seconds: Score = None
     start_seconds: Score = None
     seconds: float = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.ablation.comparisons import POWER
+from pipeline.ablation.compute_figure import compute_figure
 from pipeline.ablation.curves import during_figure, level_accuracy_figure, level_fid_figure, loss_figure
 from pipeline.ablation.figures import equality_figure, forest_figure, gap_figure
 from pipeline.ablation.front_figure import pareto_figure, places
@@ -20,6 +21,7 @@ from pipeline.ablation.parts import AblationReport, CellRow
 from pipeline.ablation.settings_table import settings_table
 from pipeline.ablation.tables import cell_tables, cost_rows, failures, stage_table, sweep_rows
 from pipeline.ablation.wording import (
+    told_compute,
     told_differences,
     told_equalities,
     told_front,
@@ -93,6 +95,7 @@ def _figures(report: AblationReport) -> dict[str, Figure]:
         ),
         "fid-by-stage": Figure(gap_figure(report), f"Oracle and chained FID: {told_stages(report)}"),
         "front": Figure(pareto_figure(report), f"Accuracy against chained FID: {told_front(report)}"),
+        "compute": Figure(compute_figure(report), f"Chained FID against GFLOP an image: {told_compute(report)}"),
         "loss": Figure(loss_figure(report), f"Training loss of {report.stage}: {told_losses(report)}"),
         "fid-by-step": Figure(during_figure(report), f"FID of {report.stage} during training: {told_progress(report)}"),
     }

@@ -202,9 +202,13 @@ def _at_level(curve: Curve, level: float, name: Metric) -> str:
 
 
 class CostRow(NamedTuple):
-    """What a cell took: by the clock its trainings of the last stage, and of these from begin to first step."""
+    """What a cell took: its net's parameters and FLOPs, a range where its seeds chose differently; by the clock its
+    trainings of the last stage, and of these from begin to first step."""
 
     cell: CellRow
+    parameters: str
+    drawn: str
+    trained: str
     training: str
     starts: str
 
@@ -216,10 +220,23 @@ def cost_rows(report: AblationReport) -> list[CostRow]:
         trainings = [one.training_seconds for one in cell.finished if one.training_seconds is not None]
         starts = [one.start_seconds for one in cell.finished if one.start_seconds is not None]
         told = "–" if not starts else clock(max(starts)) if len(starts) < 2 else _range(starts)
-        found.append(CostRow(cell, clock(sum(trainings) / len(trainings)) if trainings else "–", told))
+        nets = [one.compute for one in cell.finished if one.compute is not None]
+        computed = (
+            _span([net.parameters / 1e6 for net in nets]),
+            _span([net.drawn_gflop for net in nets]),
+            _span([net.trained_pflop for net in nets]),
+        )
+        found.append(CostRow(cell, *computed, clock(sum(trainings) / len(trainings)) if trainings else "–", told))
     return found
 
 
 def _range(seconds: Sequence[float]) -> str:
-    low, high = number(min(seconds)), number(max(seconds))
-    return f"{low} s" if low == high else f"{low}–{high} s"
+    return f"{_span(seconds)} s"
+
+
+def _span(values: Sequence[float]) -> str:
+    """From the least to the most; a dash of nothing."""
+    if not values:
+        return "–"
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low}–{high}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.ablation import words
+from pipeline.ablation.compute_figure import cheapest, computed
 from pipeline.ablation.front_figure import places
 from pipeline.ablation.level_scores import Figures, curve_of, kinds_of, level_rows
 from pipeline.ablation.metrics import METRICS
@@ -53,6 +54,12 @@ def told_front(report: AblationReport) -> str:
         for one in places(report)
     )
     return f"{found}. On the front: {words.listed(report.front) if report.front else 'none'}."
+
+
+def told_compute(report: AblationReport) -> str:
+    """What every cell's images cost, and which cells none is cheaper and better than."""
+    found = "; ".join(f"{cell.name} {number(gflop)}, FID {number(fid)}" for cell, gflop, fid in computed(report))
+    return f"{found}. None is both cheaper and better than {words.listed(cheapest(report))}."
 
 
 def told_levels(report: AblationReport, figure: Figures) -> str:

@@ -9,18 +9,20 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline.ablation.comparisons import Values
+from pipeline.ablation.compute_figure import cheapest, compute_figure, computed
 from pipeline.ablation.curves import during_figure, level_accuracy_figure, level_fid_figure, loss_figure
 from pipeline.ablation.figures import equality_figure, forest_figure, gap_figure
 from pipeline.ablation.findings import chosen, front_of
 from pipeline.ablation.front_figure import pareto_figure, places
 from pipeline.ablation.level_scores import across, curve_of, level_rows, oracle_curve, swept
 from pipeline.ablation.metrics import mean, spread
-from pipeline.ablation.parts import AblationReport, CellRow, Difference, Equality, Replicate, SweepPoint
-from pipeline.ablation.wording import told_levels, told_progress
+from pipeline.ablation.parts import AblationReport, CellRow, Compute, Difference, Equality, Replicate, SweepPoint
+from pipeline.ablation.wording import told_compute, told_levels, told_progress
 from pipeline.report.search_parts import Kind
 
 FIGURES = [
     forest_figure, equality_figure, gap_figure, pareto_figure, level_fid_figure, level_accuracy_figure, loss_figure,
+    compute_figure,
 ]  # fmt: skip
 Figure = Callable[[AblationReport], str]
 
@@ -242,3 +244,29 @@ def test_names_on_the_front_do_not_cover_each_other(ablation: AblationReport) ->
 def test_a_claim_without_a_margin_or_an_interval_is_not_drawn(ablation: AblationReport) -> None:
     claim = Equality(cells=("none", "blur"), metric="gap", margin=0.0, low=None, high=None, p=None, equal=False)
     assert equality_figure(ablation.model_copy(update={"equalities": [claim]})) == ""
+
+
+def _computing(ablation: AblationReport, gflops: dict[str, float]) -> AblationReport:
+    """The report with other FLOPs; cells that are not named compute nothing that is known."""
+    cells = []
+    for cell in ablation.cells:
+        gflop = gflops.get(cell.name)
+        compute = None if gflop is None else Compute(parameters=1, drawn_gflop=gflop, trained_pflop=1.0)
+        cells.append(cell.model_copy(
+            update={"replicates": [one.model_copy(update={"compute": compute}) for one in cell.replicates]}
+        ))  # fmt: skip
+    return ablation.model_copy(update={"cells": cells})
+
+
+def test_a_cell_that_another_is_cheaper_and_better_than_is_not_among_the_cheapest(ablation: AblationReport) -> None:
+    by_fid = sorted((cell for cell in ablation.cells if cell.finished), key=lambda cell: cell.mean("chained_fid") or 0)
+    best, second, third = (cell.name for cell in by_fid[:3])
+    report = _computing(ablation, {best: 2.0, second: 1.0, third: 3.0})
+    assert cheapest(report) == [second, best]
+    assert {cell.name for cell, *_ in computed(report)} == {best, second, third}
+    assert f"None is both cheaper and better than {second} and {best}." in told_compute(report)
+
+
+def test_where_all_cells_compute_as_much_there_is_nothing_to_draw(ablation: AblationReport) -> None:
+    report = _computing(ablation, {cell.name: 2.0 for cell in ablation.cells})
+    assert compute_figure(report) == ""
