@@ -21,7 +21,7 @@ import torch
 
 from stages.benchmarks.memory import peak_bytes
 from stages.benchmarks.nets import CASES
-from stages.benchmarks.peaks import peak_variants
+from stages.benchmarks.peaks import MEMORY, memory_variant, peak_variants
 from stages.benchmarks.peers import PEERS, NoSuchPeer, peer
 from stages.benchmarks.subjects import OURS, Flops, Subject, Work, count_flops, rayfall
 from stages.benchmarks.timing import Clock, Spread, Timing, Variant, alternate
@@ -79,7 +79,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     peaks = [one for precision in _precisions(subjects) for one in precisions[precision]]
     clock = clock_of(device, chosen.threads)
     variants = [Variant(f"{one.name} {kind}", _images(run, batch)) for one in subjects for kind, run in _runs(one)]
-    timings = alternate([*variants, *peaks], chosen.repeats, clock)
+    timings = alternate([*variants, *peaks, memory_variant(device)], chosen.repeats, clock)
     print(_machine(device, chosen), f"net {chosen.net} ({case.about}), {batch} images a step")
     _print_limits(timings, peaks)
     _print_subjects(subjects, flops, memory, timings)
@@ -87,9 +87,13 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     _print_ratios(ratios)
     return {
         "machine": _machine(device, chosen),
+        "device": {"type": device.type, "name": _device_name(device)},
         "net": chosen.net,
+        "kind": case.stage.net.kind,
         "batch": batch,
         "rates": {name: timing.rate for name, timing in timings.items()},
+        "own": {one.name: {"precision": _precision(one.name), "compiled": chosen.compile} for one in ours},
+        "peaks": {precision: _limit(timings, precision) for precision in _precisions(subjects)},
         "flops": {name: vars(found) for name, found in flops.items()},
         "parameters": {one.name: one.parameters for one in subjects},
         "peak_bytes": memory,
@@ -134,16 +138,20 @@ def _limit(timings: Mapping[str, Timing], precision: str) -> float:
     return max(timings[f"{kind} {precision}"].rate for kind in ("matrix", "convolution"))
 
 
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
 def _machine(device: torch.device, chosen: argparse.Namespace) -> str:
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     threads = f"{chosen.threads} of {os.cpu_count()} threads"
-    return f"{name}, {threads}, torch {torch.__version__}, {chosen.repeats} repetitions;"
+    return f"{_device_name(device)}, {threads}, torch {torch.__version__}, {chosen.repeats} repetitions;"
 
 
 def _print_limits(timings: Mapping[str, Timing], peaks: Sequence[Variant]) -> None:
     print_table(
         "Peaks, TFLOP/s", [[one.name, f"{timings[one.name].rate / 1e12:.3f}"] for one in peaks], ["of", "TFLOP/s"]
     )
+    print(f"memory, read and written: {timings[MEMORY].rate / 1e9:.1f} GB/s")
 
 
 def _print_subjects(

@@ -1,4 +1,4 @@
-"""What the machine can do at most, as products of matrices and convolutions of torch reach it in the same run.
+"""What the machine can do at most, as products of matrices, convolutions and copies of torch reach it in the same run.
 
 A share of a peak is of these, never of a data sheet.
 """
@@ -25,10 +25,12 @@ class Sizes:
     batch: int  # of the images that are convolved, with a 3x3 kernel and as many channels out as in
     channels: int
     side: int  # px
+    copied: int  # numbers in float32: many times what a cache holds
 
 
-CPU = Sizes(matrix=1536, batch=16, channels=128, side=16)
-GPU = Sizes(matrix=8192, batch=64, channels=512, side=32)
+CPU = Sizes(matrix=1536, batch=16, channels=128, side=16, copied=2**26)
+GPU = Sizes(matrix=8192, batch=64, channels=512, side=32, copied=2**28)
+MEMORY = "memory"
 
 
 def peak_variants(device: torch.device, precision: str) -> list[Variant]:
@@ -51,11 +53,19 @@ def peak_variants(device: torch.device, precision: str) -> list[Variant]:
     ]
 
 
-def _repeated(run: Callable[[], Tensor], flops: float, repeats: int) -> Callable[[], float]:
+def memory_variant(device: torch.device) -> Variant:
+    """``memory``, whose units are bytes, read and written each counted: what an optimizer is limited by."""
+    sizes, repeats = (GPU, 20) if device.type == "cuda" else (CPU, 1)
+    source = torch.zeros(sizes.copied, device=device)
+    target = torch.ones_like(source)
+    return Variant(MEMORY, _repeated(lambda: target.copy_(source), 2.0 * source.nbytes, repeats))
+
+
+def _repeated(run: Callable[[], Tensor], units: float, repeats: int) -> Callable[[], float]:
     @torch.inference_mode()
     def timed() -> float:
         for _ in range(repeats):
             run()
-        return repeats * flops
+        return repeats * units
 
     return timed

@@ -36,3 +36,18 @@ def test_a_wish_that_cannot_be_met_is_one_sentence_and_2() -> None:
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert found.returncode == 2
     assert found.stderr.strip() == "--against diffusers: it has no net like a uvit with a patch of 1"
+
+
+def test_the_figures_say_what_a_forecast_is_calibrated_with(tmp_path: Path) -> None:
+    """The device, the kind of net, precisions, peaks and the rate of memory: all that a share of a peak is made of."""
+    out = tmp_path / "figures.json"
+    asked = ["--net", "demo", "--batch", "2", "--repeats", "1", "--precision", "bf16", "--json", str(out)]
+    assert benchmark.main([*asked, "--device", "cpu"]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["device"]["type"] == "cpu"
+    assert figures["device"]["name"].endswith("CPU")
+    assert figures["kind"] == "unet"
+    assert figures["own"] == {"rayfall bf16": {"precision": "bf16", "compiled": False}}
+    rates = figures["rates"]
+    assert figures["peaks"] == {"bf16": max(rates["matrix bf16"], rates["convolution bf16"])}
+    assert 1e8 < rates["memory"] < 1e13, "bytes per second"
