@@ -17,9 +17,10 @@ Reading order; what ends with a slash is a package, whose docstring has an order
    compared.
 6. What becomes of the results: ``outcome``, ``comparing``, ``levels``, ``collecting/``, ``report/``, ``recording/``
    upon ``tracking/``; ``revision``, ``outputs``; ``published/``, what others reached.
-7. ``session`` and ``workflow``, which the commands call; ``planning``, ``drawing``; ``foreign/``: images from anywhere,
-   by the same scores; ``benchmark`` with ``benchmarks/``; ``doctor/``, which looks at all that an experiment needs;
-   ``submission/``, which sends one to a cluster elsewhere; ``spot_notice``, which runs beside a Ray node.
+7. ``session`` and ``workflow``, which the commands call; ``planning`` and ``forecasting`` upon ``forecast``,
+   ``calibration`` and ``machines``; ``drawing``; ``foreign/``: images from anywhere, by the same scores; ``benchmark``
+   with ``benchmarks/``; ``doctor/``, which looks at all that an experiment needs; ``submission/``, which sends one to a
+   cluster elsewhere; ``spot_notice``, which runs beside a Ray node.
 
 Ray is imported inside functions (and by ``refusals``, which only they load), MLflow by ``tracking`` alone, YAML by
 ``experiment`` alone.

@@ -23,42 +23,13 @@ from pipeline.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pipeline.data.specs import SHARD_SIZE, DrawnData, ShardData, absolute
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
+from pipeline.machines import GPUS, Machine
 from pipeline.nodes import Nodes
 from pipeline.objects import open_objects
 from pipeline.storage import open_storage
 
 if TYPE_CHECKING:
     from stages.accounting import Cost
-
-# Dense bf16 matrix products, TFLOP/s, from the makers' data sheets (SXM or the largest board of each name).
-GPUS: Mapping[str, float] = {
-    "a100": 312.0,
-    "a10g": 70.0,
-    "b200": 2250.0,
-    "h100": 989.0,
-    "h200": 989.0,
-    "l4": 121.0,
-    "l40s": 362.0,
-    "v100": 125.0,  # fp16: it has no bf16
-}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the hours are reckoned for."""
-
-    gpu: str
-    utilisation: float  # share of the peak that training reaches, in (0, 1]
-
-    def __post_init__(self) -> None:
-        if self.gpu not in GPUS:
-            raise UserError(f"--gpu {self.gpu}: known are {', '.join(GPUS)}")
-        if not 0.0 < self.utilisation <= 1.0:
-            raise UserError(f"--utilisation {self.utilisation:g} must be above 0 and at most 1, such as 0.4")
-
-    def seconds(self, flops: float) -> float:
-        """Time of one GPU for ``flops``."""
-        return flops / (GPUS[self.gpu] * 1e12 * self.utilisation)
 
 
 @dataclass(frozen=True)
@@ -71,6 +42,7 @@ class DataFacts:
     bytes_per_image: float  # of the largest stored form
     exact: bool  # from a manifest; else bytes are those of raw pixels, an upper bound
     bytes_read: Mapping[int, float] = field(default_factory=dict)  # for an image of a stage's size, from its form
+    forms: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # encoding and px of that form, where known
 
 
 @dataclass(frozen=True)
@@ -99,7 +71,7 @@ def reckon(experiment: Experiment, machine: Machine) -> dict[str, Any]:
     data = data_facts(experiment)
     stages = {name: stage_plan(experiment, name, machine, data) for name in experiment.names}
     return {
-        "gpu": f"{machine.gpu}, {GPUS[machine.gpu]:g} TFLOP/s at {machine.utilisation:.0%}",
+        "gpu": f"{machine.gpu}, {GPUS[machine.gpu].tflops:g} TFLOP/s at {machine.utilisation:.0%}",
         "workers": experiment.resources.most_workers,
         "plan": {name: asdict(plan) for name, plan in stages.items()},
         "data": asdict(data),
@@ -169,11 +141,11 @@ def data_facts(experiment: Experiment) -> DataFacts:
         split = manifest.splits["train"]
         sizes = {form.name: sum(split.shards[form.name].bytes) / split.examples for form in manifest.forms}
         reduction = data.reduction if isinstance(data, ShardData) else "box"
-        read = {
-            stage.size: sizes[form_for(manifest, stage.size, reduction).name] for stage in experiment.stages.values()
-        }
+        forms = {stage.size: form_for(manifest, stage.size, reduction) for stage in experiment.stages.values()}
+        read = {size: sizes[form.name] for size, form in forms.items()}
+        stored_as = {size: (form.encoding, form.size) for size, form in forms.items()}
         largest = sizes[manifest.forms[0].name]
-        return DataFacts(split.examples, len(manifest.classes), len(split.counts), largest, True, read)
+        return DataFacts(split.examples, len(manifest.classes), len(split.counts), largest, True, read, stored_as)
     if isinstance(data, DrawnData):
         return DataFacts(data.train, len(CLASSES), math.ceil(data.train / SHARD_SIZE), 3.0 * data.size**2, False)
     if data.expects is None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ablation.cells import replicates_of
 from pipeline.experiment_spec import Experiment
+from pipeline.machines import Machine
 from pipeline.nodes import Nodes
-from pipeline.planning import DataFacts, Machine, StagePlan, data_facts, images_drawn, stage_cost, stage_plan
+from pipeline.planning import DataFacts, StagePlan, data_facts, images_drawn, stage_cost, stage_plan
 
 if TYPE_CHECKING:
     from stages.accounting import Cost

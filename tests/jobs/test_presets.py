@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.experiment import load_experiment, with_settings
-from pipeline.planning import Machine, reckon
+from pipeline.machines import Machine
+from pipeline.planning import reckon
 from pipeline.search.proposals import drawn_of
 from pipeline.search.spec import trains
 

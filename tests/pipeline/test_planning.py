@@ -11,7 +11,8 @@ from pipeline.cas.spec import CasSpec
 from pipeline.data.ingest import ingest_drawn, make_forms
 from pipeline.errors import UserError
 from pipeline.experiment_spec import Experiment
-from pipeline.planning import GPUS, Machine, data_facts, images_drawn, reckon
+from pipeline.machines import GPUS, Machine
+from pipeline.planning import data_facts, images_drawn, reckon
 
 NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
 
@@ -40,7 +41,7 @@ def test_hours_are_flops_over_what_the_machine_gives(tmp_path: Path) -> None:
     figures = reckon(experiment_of(tmp_path), Machine("a100", 0.5))
     base = figures["plan"]["base"]
     flops = base["training_gflops"] * 1e9 * 64 * 3000
-    assert base["gpu_hours"] == pytest.approx(flops / (GPUS["a100"] * 1e12 * 0.5) / 3600)
+    assert base["gpu_hours"] == pytest.approx(flops / (GPUS["a100"].tflops * 1e12 * 0.5) / 3600)
     assert base["hours"] == pytest.approx(base["gpu_hours"] / 4)
     assert base["batch_per_worker"] == 16
     assert base["epochs"] == pytest.approx(3000 * 64 / 12000)

@@ -9,8 +9,9 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.experiment import load_experiment
 from pipeline.experiment_spec import Experiment
+from pipeline.machines import Machine
 from pipeline.nodes import Nodes
-from pipeline.planning import Machine, reckon
+from pipeline.planning import reckon
 from pipeline.train_workers import scaling_of, while_it_advances
 
 TEXT = """\

@@ -12,8 +12,9 @@ from pipeline.ablation.cells import replicates_of
 from pipeline.ablation.planning import reckon_ablation
 from pipeline.dag import ancestry
 from pipeline.experiment import load_experiment
+from pipeline.machines import Machine
 from pipeline.nodes import Nodes
-from pipeline.planning import Machine, reckon
+from pipeline.planning import reckon
 
 ABLATIONS = Path(__file__).parents[3] / "jobs" / "experiments" / "ablations"
 H100 = Machine("h100", 0.4)
