@@ -3,12 +3,15 @@
 The loop reads shards, logs, looks for notices and commits; the bare loop takes the same step on one batch that lies
 ready, in a process of its own with as many threads. Two workers that train one stage are compared with two trainings of
 one worker each at the same time. Variants take turns; each is seconds per image, of the median window of logged steps.
+The exchange of gradients is measured alone, too: ``rayfall plan --measured`` works out of it how much is hidden, of a
+net of several buckets such as ``wide``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import statistics
 import subprocess
 import sys
@@ -20,23 +23,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.calibration import BARE, BOTH, ONE, TWO
 from pipeline.cluster import ray_cluster
 from pipeline.dag import stored
 from pipeline.data.drawn import CLASSES
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment_spec import Experiment
+from pipeline.forecast import BUCKET_BYTES, NUMBER_BYTES
 from pipeline.history import read_history
 from pipeline.nodes import Nodes
 from pipeline.storage import open_storage
 from stages.benchmarks.timing import Timing
+from stages.specs import StageSpec
+from stages.stage import Stage, parameter_count
 
 SIZE = 32
 NETS: Mapping[str, Mapping[str, Any]] = {
     "small": {"kind": "unet", "channels": 64, "multipliers": [1, 2, 2], "blocks": 2, "attention": [8]},
+    "wide": {"kind": "unet", "channels": 128, "multipliers": [1, 2, 2], "blocks": 2, "attention": [8]},
     "tiny": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8},
 }
-ONE, TWO, BOTH, BARE = "one worker under Ray Train", "two workers of one", "two trainings at once", "bare loop"
 # What is a share of what: time per image of the first over that of the second.
 PAIRS = ((ONE, BARE), (TWO, BOTH))
 
@@ -60,6 +67,21 @@ while state.step < training.steps:
 print(json.dumps(rates))
 """
 
+ALL_REDUCE = """
+import json, sys, time, torch, torch.distributed as dist
+told = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + told["meeting"], rank=told["rank"], world_size=2)
+buckets, seconds = torch.zeros(told["numbers"]).split(told["bucket"]), []
+for _ in range(told["rounds"]):
+    dist.barrier()
+    mark = time.monotonic()
+    for bucket in buckets:
+        dist.all_reduce(bucket)
+    seconds.append(time.monotonic() - mark)
+print(json.dumps(seconds))
+"""
+
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """What the command line may say about this part."""
@@ -76,13 +98,24 @@ def measure_training(chosen: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="rayfall-") as folder, ray_cluster(None):
         seconds: dict[str, list[float]] = {name: [] for name in (ONE, BARE, TWO, BOTH)}
         names = list(seconds)
+        parameters, exchanges = _parameters(chosen), []
         for repeat in range(chosen.repeats):
+            exchanges.append(_all_reduce_seconds(parameters, Path(folder) / f"meeting-{repeat}"))
             for name in (*names[repeat % 4 :], *names[: repeat % 4]):
                 seconds[name].append(1.0 / _rate(name, Path(folder), repeat, chosen))
     timings = {name: Timing(tuple(found)) for name, found in seconds.items()}
     ratios = {f"{one} / {other}": timings[one].share_of(timings[other]) for one, other in PAIRS}
-    _print(timings, ratios)
-    return {"rates": {name: timing.rate for name, timing in timings.items()}, "ratios": ratios}
+    _print(timings, ratios, statistics.median(exchanges))
+    return {
+        "device": {"type": "cpu", "name": f"{platform.machine()} CPU"},  # workers of these experiments ask for no GPU
+        "net": chosen.net,
+        "batch": chosen.batch,
+        "precision": chosen.precision,
+        "parameters": parameters,
+        "rates": {name: timing.rate for name, timing in timings.items()},
+        "ratios": ratios,
+        "all_reduce_seconds": exchanges,
+    }
 
 
 def _rate(name: str, folder: Path, repeat: int, chosen: argparse.Namespace) -> float:
@@ -122,10 +155,31 @@ def training_experiment(store: Path, workers: int, *, seed: int, chosen: argpars
     )
 
 
+def _stage(chosen: argparse.Namespace) -> dict[str, Any]:
+    return {"name": "base", "size": SIZE, "classes": len(CLASSES), "net": NETS[chosen.net]}
+
+
+def _parameters(chosen: argparse.Namespace) -> int:
+    return parameter_count(Stage.build(StageSpec.model_validate(_stage(chosen))).new_net())
+
+
+def _all_reduce_seconds(parameters: int, meeting: Path) -> float:
+    """Of all gradients among two processes that do nothing else, in buckets as DistributedDataParallel makes them."""
+    told = {"meeting": str(meeting), "numbers": parameters, "bucket": BUCKET_BYTES // NUMBER_BYTES, "rounds": 20}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALL_REDUCE, json.dumps({**told, "rank": rank})], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    told_by = [process.communicate()[0] for process in started]
+    seconds: list[float] = json.loads(told_by[0])
+    return statistics.median(seconds)
+
+
 def _bare_rate(chosen: argparse.Namespace) -> float:
-    stage = {"name": "base", "size": SIZE, "classes": len(CLASSES), "net": NETS[chosen.net]}
     training = {"steps": chosen.steps, "batch_size": chosen.batch, "precision": chosen.precision}
-    told = json.dumps({"stage": stage, "training": training, "every": chosen.every})
+    told = json.dumps({"stage": _stage(chosen), "training": training, "every": chosen.every})
     found = subprocess.run([sys.executable, "-c", BARE_LOOP, told], check=True, capture_output=True, text=True)
     rates: list[float] = json.loads(found.stdout)
     return statistics.median(rates[1:])
@@ -136,11 +190,11 @@ def _median_rate(history: Sequence[Mapping[str, float]]) -> float:
     return statistics.median(entry["images_per_second"] for entry in history[1:])
 
 
-def _print(timings: Mapping[str, Timing], ratios: Mapping[str, Sequence[float]]) -> None:
+def _print(timings: Mapping[str, Timing], ratios: Mapping[str, Sequence[float]], exchange: float) -> None:
     table = Table("training", "images/s")
     for name, timing in timings.items():
         table.add_row(name, f"{timing.rate:.2f}")
     shares = Table("time per image of", "median", "least to most")
     for name, (median, least, most) in ratios.items():
         shares.add_row(name, f"{median:.3f}", f"{least:.3f} to {most:.3f}")
-    Console(width=140).print(table, shares)
+    Console(width=140).print(table, shares, f"gradients exchanged among two, alone: {1000 * exchange:.1f} ms")

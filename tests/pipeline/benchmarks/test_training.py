@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import benchmark
-from pipeline.benchmarks.training import BARE, BOTH, ONE, TWO
+from pipeline.calibration import BARE, BOTH, ONE, TWO, read_measured
 
 
 @pytest.mark.slow
@@ -24,3 +24,9 @@ def test_the_command_prints_its_tables_and_writes_its_figures(
     assert set(figures["rates"]) == {ONE, BARE, TWO, BOTH}
     share = figures["ratios"][f"{ONE} / {BARE}"][0]
     assert share == pytest.approx(figures["rates"][BARE] / figures["rates"][ONE])
+    assert len(figures["all_reduce_seconds"]) == 1
+    assert 0 < figures["all_reduce_seconds"][0] < 10
+    loop = read_measured([out]).loop  # what is written is what a forecast reads
+    assert loop is not None
+    assert loop.loop == max(1.0, share)
+    assert loop.hidden is None, "the tiny net's gradients are one bucket"
