@@ -19,7 +19,7 @@ from jobs.cluster_commands import register as register_cluster_commands
 from jobs.doctoring import doctor
 from jobs.ingest_command import ingest
 from jobs.options import AsJson, Debug, DryRun, ExperimentFile, Settings
-from jobs.plans import print_reckoning
+from jobs.plan_command import plan
 from jobs.printing import print_figures
 from jobs.scoring_command import evaluate
 from jobs.serving import show_runs
@@ -88,35 +88,7 @@ def run(
     )
 
 
-@app.command()
-def plan(
-    experiment: ExperimentFile,
-    gpu: Annotated[
-        str, typer.Option(help="Whose peak to reckon with: a100, a10g, b200, h100, h200, l4, l40s, v100.")
-    ] = ("h100"),
-    utilisation: Annotated[float, typer.Option(help="Share of that peak which training reaches, above 0 to 1.")] = 0.4,
-    settings: Settings = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """What every stage would cost: parameters, FLOPs, memory, GPU-hours, reading. Starts nothing, needs no data.
-
-    Example: [cyan]rayfall plan jobs/experiments/cdm_256.yaml --gpu h200 --utilisation 0.45[/cyan]
-    """
-
-    def reckon(resolved: Experiment, events: Events) -> Mapping[str, Any]:
-        del events  # seconds
-        from pipeline import planning
-
-        machine = planning.Machine(gpu, utilisation)
-        figures = planning.reckon(resolved, machine)
-        if resolved.ablation is None:
-            return figures
-        from pipeline.ablation.planning import reckon_ablation
-
-        return {**figures, "ablation": reckon_ablation(resolved, machine)}
-
-    work("plan", experiment, settings, Manner(as_json, debug), reckon, print_reckoning)
+app.command()(plan)
 
 
 @app.command()

@@ -137,6 +137,8 @@ def test_help_names_every_command_and_an_example() -> None:
         (["status", str(DEMO), "--set", "store={store}"], 0),
         (["status", str(ABLATION), "--set", "store={store}"], 0),
         (["train", "--help"], 0),
+        (["plan", "--help"], 0),
+        (["plan", str(DEMO), "--gpus", "many"], 2),
         (["schema"], 0),
         (["submit", str(DEMO), "--address", "http://127.0.0.1:8265"], 2),  # its store is a relative path
     ],
@@ -247,6 +249,27 @@ def test_a_plan_is_a_table_or_json_and_starts_nothing(tmp_path: Path) -> None:
     assert f"{figures['plan']['sr32']['parameters']:,}" in told
     assert "Nothing was started" in told
     assert not list(store.rglob("*.json")), "planning leaves nothing behind"
+
+
+def test_a_plan_forecasts_steps_on_many_gpus(tmp_path: Path) -> None:
+    asked = ("plan", DEMO, "--set", f"store={tmp_path}", "--gpus", "8,64,512", "--network-gbit", "400")
+    told = rayfall(*asked).stdout
+    assert "Forecast of sr16" in told
+    assert "nothing was measured" in told
+    assert "A forecast, not a measurement" in told
+    figures = json.loads(rayfall(*asked, "--json").stdout)["forecast"]
+    assert figures["network_gbit"] == 400
+    rows = figures["stages"]["sr32"]["rows"]
+    assert [row["gpus"] for row in rows] == [8, 64, 512]
+    batch = figures["stages"]["sr32"]["batch"]
+    assert ["impossible" in row for row in rows] == [gpus > batch for gpus in (8, 64, 512)]
+    assert f"512 GPUs: {rows[-1]['impossible']}" in told
+
+
+def test_a_forecast_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    assert "such as 8,64,512" in refused("plan", DEMO, "--gpus", "8,many")
+    assert "say for how many GPUs" in refused("plan", DEMO, "--network-gbit", "400")
+    assert "cannot be read" in refused("plan", DEMO, "--gpus", "8", "--measured", tmp_path / "absent.json")
 
 
 def test_a_plan_for_a_machine_that_cannot_be_is_refused() -> None:
