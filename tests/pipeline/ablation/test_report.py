@@ -81,7 +81,16 @@ def test_the_table_has_means_spreads_and_differences_from_the_baseline(page: str
 def test_pictures_have_words_and_tables_have_headers(page: str, ablation: AblationReport) -> None:
     tree = _tree(page)
     labels = [element.attrib["aria-label"] for element in tree.iter("svg")]
-    names = ["accuracy-by-level", "compute", "differences", "equalities", "fid-by-level", "fid-by-stage", "front", "loss"]
+    names = [
+        "accuracy-by-level",
+        "compute",
+        "differences",
+        "equalities",
+        "fid-by-level",
+        "fid-by-stage",
+        "front",
+        "loss",
+    ]
     assert sorted(figure_files(ablation)) == [f"{name}.svg" for name in names]
     assert len(labels) == len(names)
     assert any("noise-small -4.31 [-4.43, -4.19]" in label for label in labels)
