@@ -57,8 +57,9 @@ def decode_image(data: bytes | memoryview, form: Form, size: int, reduction: Red
             pixels = np.frombuffer(data, dtype=np.uint8).reshape(form.size, form.size, 3)
         case "jpeg":
             pixels = _decode_jpeg(data, form, size, reduction)
-        case _:
-            pixels = _decode_lossless(data, form)
+        case _:  # made smaller as the image that Pillow decoded: an array in between costs as much as the decoding
+            image = _decode_lossless(data, form)
+            return np.asarray(image if size == form.size else box_means(image, form.size // size))
     if pixels.shape[0] == size:
         return pixels
     return np.asarray(box_means(Image.fromarray(pixels), pixels.shape[0] // size))
@@ -87,9 +88,10 @@ def _decode_jpeg(data: bytes | memoryview, form: Form, size: int, reduction: Red
     return pixels
 
 
-def _decode_lossless(data: bytes | memoryview, form: Form) -> Pixels:
+def _decode_lossless(data: bytes | memoryview, form: Form) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=(form.encoding.upper(),)) as image:
-        pixels = np.asarray(image)
-    if pixels.shape != (form.size, form.size, 3):
-        raise ValueError(f"it has shape {pixels.shape} instead of ({form.size}, {form.size}, 3)")
-    return pixels
+        image.load()
+        if (image.mode, image.size) != ("RGB", (form.size, form.size)):
+            shape = np.asarray(image).shape
+            raise ValueError(f"it has shape {shape} instead of ({form.size}, {form.size}, 3)")
+        return image
