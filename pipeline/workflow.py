@@ -74,7 +74,9 @@ def run(
     with at_work(experiment, "experiment"), Session(experiment, events) as session:
         if goal == "data":
             return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
-        runs = session.track((only or experiment.names) if goal == "train" else session.declared)
+        trained = (only or experiment.names) if goal == "train" else session.declared
+        session.prepare(trained)  # while the next line imports MLflow
+        runs = session.track(trained)
         if goal == "train":
             return {"stages": session.train(only), "seconds": time.time() - started}
         if goal == "search":
