@@ -40,7 +40,7 @@ from stages.checkpoints import load_state
 from stages.images import to_float
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage, parameter_count
-from stages.training import Batch, TrainState, accumulate_gradients, train_step
+from stages.training import Batch, TrainState, accumulate_gradients, positions_for, train_step
 
 STEP, COMMIT, STOP = 0.0, 1.0, 2.0  # what all ranks do next, as rank 0 says it
 
@@ -67,6 +67,7 @@ class StageRun:
             self.state = TrainState.start(self.stage, self.training, settings.seed, device)
         self.model: Any = self.state.net
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
+        self.positions = positions_for(device, torch.from_numpy(positions))
         self.batches = StepBatches(self.examples, order, self.training.batch_size, positions)
         # Workers on a node read the same shards in one lane, and each its own where there are more.
         self.batches.share_cache(settings.cache_users * (local_world if order.lanes > 1 else 1))
@@ -121,9 +122,7 @@ class StageRun:
     def _on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
         # Bytes travel, floats are made where they are needed; from pinned memory nobody waits for the copy.
         pixels = images.to(self.device, non_blocking=True)
-        return Batch(
-            to_float(pixels), labels.to(self.device, non_blocking=True), torch.from_numpy(self.batches.positions)
-        )
+        return Batch(to_float(pixels), labels.to(self.device, non_blocking=True), self.positions)
 
     def advance(self, batch: Batch) -> None:
         """One optimizer step, together with the other ranks."""

@@ -34,9 +34,19 @@ def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
 
 
+def moved_to(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` on the device and in the precision of ``like``.
+
+    One number () of the host is written there by the GPU itself: a copy would wait for all that it has yet to do.
+    """
+    if values.ndim == 0 and values.device.type == "cpu" != like.device.type:
+        return like.new_full((), float(values))
+    return values.to(like)
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Shape one number per image, (B,) or (), so that it broadcasts over ``like`` (B, C, H, W), on its device."""
-    return values.to(like).reshape(-1, *([1] * (like.ndim - 1)))
+    return moved_to(values, like).reshape(-1, *([1] * (like.ndim - 1)))
 
 
 def diffuse(x: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:

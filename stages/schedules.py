@@ -100,9 +100,21 @@ class Piecewise:
         """The log-SNRs between which the lines run, falling; float64, shape (T,), on the CPU."""
         return torch.tensor(self.logsnr, dtype=torch.float64)
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def values_on(self, device: torch.device) -> Tensor:
+        """``values`` on ``device``, copied there once: a step that copied them would wait for the GPU."""
+        if device.type == "cpu":
+            return self.values
+        if device not in self._copies:
+            self._copies[device] = self.values.to(device, non_blocking=True)
+        return self._copies[device]
+
     def __call__(self, t: Tensor) -> Tensor:
         """log-SNR, same shape as ``t`` (values in [0, 1]); computed in float64, returned in t's dtype."""
-        values = self.values.to(t.device)
+        values = self.values_on(t.device)
         position = t.double() * (len(values) - 1)
         before = position.floor().clamp(0, len(values) - 2).long()
         return torch.lerp(values[before], values[before + 1], position - before).to(t.dtype)
@@ -126,7 +138,7 @@ class Knots(Piecewise):
 
         Same shape and dtype as ``logsnr``, which may be infinite.
         """
-        falling, wanted = self.values.to(logsnr.device), logsnr.double()
+        falling, wanted = self.values_on(logsnr.device), logsnr.double()
         after = torch.searchsorted(-falling, -wanted).clamp(1, self.steps - 1)
         above, below = falling[after - 1], falling[after]
         return (after - 1 + ((above - wanted) / (above - below)).clamp(0.0, 1.0)).to(logsnr.dtype)

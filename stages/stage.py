@@ -13,7 +13,7 @@ from stages import images as im
 from stages.augmentation import gaussian_blur, noised_low_res
 from stages.losses import hybrid_loss, regression_loss
 from stages.nets import build_net
-from stages.process import alpha_sigma, diffuse, variance_floor, x_from
+from stages.process import alpha_sigma, diffuse, moved_to, variance_floor, x_from
 from stages.randomness import KeyedDraws
 from stages.schedules import Knots, Schedule, build_schedule, sampling_grid
 from stages.specs import RegressionLossSpec, StageSpec
@@ -112,7 +112,7 @@ class Stage:
             return self.schedule(t)
         place = t.double() * self._knots.steps
         step = place.floor().long().clamp_max(self._knots.steps - 1)
-        knots = self._knots.values.to(t.device)
+        knots = self._knots.values_on(t.device)
         if self.spec.times == "steps":
             return knots[step].to(t.dtype)
         edges, share = torch.cat([torch.full_like(knots[:1], torch.inf), knots]), place - step
@@ -146,11 +146,11 @@ class Stage:
         def denoise(
             z: Tensor, logsnr: Tensor, *, label: Tensor, low_res: Tensor | None = None, aug_logsnr: Tensor | None = None
         ) -> Prediction:
-            logsnr = logsnr.to(z).expand(len(z))
+            logsnr = moved_to(logsnr, z).expand(len(z))
             condition = None
             if low_res is not None:
                 assert aug_logsnr is not None, "a low-res image comes with its aug_logsnr"
-                condition = LowRes(low_res, aug_logsnr.to(z).expand(len(z)))
+                condition = LowRes(low_res, moved_to(aug_logsnr, z).expand(len(z)))
             if not self.spec.knows_classes:
                 label = torch.full_like(label, self.spec.classes)
             estimate, fraction = self.split(self.evaluate_net(net, z, logsnr, label, condition))
@@ -224,7 +224,7 @@ class Stage:
                 multiscale=loss.multiscale,
             )
         assert fraction is not None, "a hybrid loss trains a learned variance"
-        knots = self._knots.values.to(logsnr)
+        knots = self._knots.values_on(logsnr.device).to(logsnr.dtype)
         step = self._knots.step_of(logsnr).round().long()
         return hybrid_loss(
             estimate,

@@ -80,7 +80,7 @@ class Batch:
 
     images: Tensor  # (B, C, H, W) float in [-1, 1]
     labels: Tensor  # (B,) int64
-    positions: Tensor  # (B,) int64, ascending: places in the global batch. On the CPU no step waits for a GPU.
+    positions: Tensor  # (B,) int64, ascending: places in the global batch. On the CPU, see ``positions_for``.
 
     def pieces(self, micro_batch: int | None) -> list[Batch]:
         """Cut at the multiples of ``micro_batch`` in the global batch, wherever this slice begins; None: one piece."""
@@ -89,6 +89,12 @@ class Batch:
         _, counts = torch.unique_consecutive(self.positions.cpu() // micro_batch, return_counts=True)
         parts = [tensor.split(counts.tolist()) for tensor in (self.images, self.labels, self.positions)]
         return [Batch(*piece) for piece in zip(*parts, strict=True)]
+
+
+def positions_for(device: torch.device | str, positions: Tensor) -> Tensor:
+    """``positions`` (B,) of the CPU as steps on ``device`` want them: there they decide what the host does, and are
+    copied to a GPU from pinned memory, so that no step waits for it."""
+    return positions.pin_memory() if torch.device(device).type == "cuda" else positions
 
 
 @contextmanager
@@ -137,7 +143,7 @@ def accumulate_gradients(
                     piece.labels,
                     draws,
                     state.step,
-                    piece.positions.to(device),
+                    piece.positions.to(device, non_blocking=True),
                     training.batch_size,
                 )
             share = losses.sum() / training.batch_size

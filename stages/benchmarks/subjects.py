@@ -17,7 +17,7 @@ from stages.images import downsample
 from stages.randomness import KeyedDraws
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import LowRes, Stage, parameter_count
-from stages.training import Batch, TrainState, train_step
+from stages.training import Batch, TrainState, positions_for, train_step
 
 OURS = "rayfall"
 
@@ -107,4 +107,4 @@ def batch_of(work: Work) -> Batch:
     draws = KeyedDraws(0, "benchmark")
     images = draws.uniform("images", 0, positions, (3, work.size, work.size)) * 2.0 - 1.0
     labels = (draws.uniform("labels", 0, positions) * work.classes).long()
-    return Batch(images.to(work.device), labels.to(work.device), positions)
+    return Batch(images.to(work.device), labels.to(work.device), positions_for(work.device, positions))
