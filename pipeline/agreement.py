@@ -38,6 +38,17 @@ def check_stage(experiment: Experiment, name: str) -> None:
         )
 
 
+def check_recompute(experiment: Experiment) -> None:
+    """A limit above which blocks are computed again must leave some that are."""
+    limit = experiment.resources.recompute
+    largest = max(max(stage.net.block_sizes(stage.size)) for stage in experiment.stages.values())
+    if limit is not None and limit > largest:
+        raise ValueError(
+            f"resources.recompute {limit} px leaves nothing to compute again: the largest feature maps of the stages "
+            f"are {largest} px; lower it to {largest} or less"
+        )
+
+
 def check_truncation(experiment: Experiment, name: str) -> None:
     """A chain can be cut short only at a level that it passes: it may walk another schedule than that of training."""
     below, sampling = experiment.below(name), experiment.stages[name].sampling

@@ -17,6 +17,7 @@ from pipeline.agreement import (
     check_bound,
     check_cas,
     check_counts,
+    check_recompute,
     check_search_samples,
     check_seeds,
     check_stage,
@@ -81,7 +82,8 @@ class ResourcesSpec(Spec):
     """Where work runs. Nothing here is digested but the number of workers behind a classification accuracy score, whose
     batch norms depend on it: what else it changes of a result is rounding.
 
-    Without ``training.micro_batch`` the number of workers also changes which masks dropout draws.
+    Without ``training.micro_batch`` the number of workers also changes which masks dropout draws. ``recompute`` is here
+    and not in a stage's training because it changes no bit: what was trained without it is gone on with.
     """
 
     workers: Workers = Field(
@@ -94,6 +96,12 @@ class ResourcesSpec(Spec):
         0.0, description="Above 0 they run on a GPU; a fraction lets several share one."
     )
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
+    recompute: PositiveInt | None = Field(
+        None,
+        description="Blocks that work on feature maps of this many px or more keep only their input in training, and "
+        "are computed again in the backward pass: less memory, more time, and the same bits. None: all keep what the "
+        "backward pass needs. `rayfall plan` shows both.",
+    )
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
     loader_processes: Annotated[int, Field(ge=0)] = Field(
@@ -156,6 +164,7 @@ class Experiment(Spec):
             except ValidationError as error:
                 raise ValueError(f"stages.{name}: {first_message(error)}") from error
             check_truncation(self, name)
+        check_recompute(self)
         check_bound(self)
         check_cas(self)
         check_counts(self)

@@ -85,7 +85,8 @@ def stage_cost(experiment: Experiment, name: str, data: DataFacts) -> Cost:
     from stages.accounting import cost_of
     from stages.stage import Stage
 
-    return cost_of(Stage.build(experiment.stage_spec(name, data.classes)), experiment.stages[name].training)
+    stage = Stage.build(experiment.stage_spec(name, data.classes))
+    return cost_of(stage, experiment.stages[name].training, recompute=experiment.resources.recompute)
 
 
 def stage_plan(

@@ -38,6 +38,7 @@ from pipeline.worker_settings import LoopSettings
 from pipeline.writing import BesideTraining
 from stages.checkpoints import load_state
 from stages.images import to_float
+from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage, parameter_count
 from stages.training import Batch, TrainState, accumulate_gradients, positions_for, train_step
@@ -65,6 +66,7 @@ class StageRun:
         order = ExampleOrder(self.examples.counts, seed=settings.seed, stage=self.stage.spec.name, **settings.shuffle)
         with self._shortages_named():
             self.state = TrainState.start(self.stage, self.training, settings.seed, device)
+        recompute_from(self.state.net, settings.recompute)
         self.model: Any = self.state.net
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
         self.positions = positions_for(device, torch.from_numpy(positions))

@@ -66,6 +66,7 @@ def train_stage(task: Task) -> dict[str, Any]:
             watch_every=context.get("watch_every"),
             watch_steps=tuple(context.get("watch_steps", ())),
             stop=context.get("stop"),
+            recompute=context.get("recompute"),
         )
         with _owned(task):
             found = snapshots.latest_checkpoint(lambda step: step == steps, NEEDED)

@@ -54,6 +54,7 @@ class LoopSettings(WorkerSettings):
     watch_every: int | None = None  # steps from one average that is set aside to be scored to the next
     watch_steps: tuple[int, ...] = ()  # steps whose averages are set aside besides
     stop: str | None = None  # a key of the store: training ends early, after a commit, once it is there
+    recompute: int | None = None  # px: blocks on maps of this side or more are computed again (stages.recomputing)
     asked: float | None = None  # when these workers were asked for, in unix time
 
 

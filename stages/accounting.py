@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from stages.recomputing import recompute_from
 from stages.specs import TrainingSpec
 from stages.stage import LowRes, Stage, parameter_count
 
@@ -33,16 +34,22 @@ class Cost:
     checkpoint_bytes: int  # weights, averages, both moments of AdamW
 
 
-def cost_of(stage: Stage, training: TrainingSpec) -> Cost:
-    """What ``stage`` costs when it is trained as ``training`` says. Takes seconds and no memory to speak of."""
+def cost_of(stage: Stage, training: TrainingSpec, *, recompute: int | None = None) -> Cost:
+    """What ``stage`` costs when it is trained as ``training`` says. Takes seconds and no memory to speak of.
+
+    With ``recompute`` blocks on maps of that many px keep only their input and are computed again (``recomputing``):
+    the activations are fewer, the FLOPs of training more. What one block keeps while it is gone back through comes on
+    top, then.
+    """
     stage = Stage.build(stage.spec)  # its schedules keep tensors, which must not become fake in the caller's
     with FakeTensorMode():
         net = stage.new_net().train()
+        recompute_from(net, recompute)
         counter = FlopCounterMode(display=False)
         with _saved_storages(net) as one, counter:
             output = _run(stage, net, training, 1)
         forward = counter.get_total_flops()
-        with counter:  # counts anew
+        with counter, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # counts anew
             output.float().sum().backward()
         with _saved_storages(net) as two:
             _run(stage, net, training, 2)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.recomputing import Recomputable
+
 Modulation = Literal["scale_shift", "add"]
 
 
@@ -101,7 +103,7 @@ class Conditioning(nn.Module):
         return embedding
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """norm, SiLU, conv, norm modulated by the embedding, SiLU, dropout, conv; plus the input (ADM's block).
 
     ``modulation``: the embedding scales and shifts after the second norm, or is added before it (DDPM's block).
@@ -130,7 +132,10 @@ class ResidualBlock(nn.Module):
         self.conv_out = zero_(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def side(self, h: Tensor) -> int:
+        return h.shape[-1] * (2 if self.resample is double else 1)
+
+    def compute(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, channels_in, H, W), (B, embedding) -> (B, channels_out, H, W), or half or twice the sides."""
         y = F.silu(self.norm_in(h))
         if self.resample is not None:
@@ -161,7 +166,7 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-class Attention(nn.Module):
+class Attention(Recomputable):
     """Self-attention over all positions of a feature map, added to its input."""
 
     def __init__(self, channels: int, head_width: int) -> None:
@@ -171,7 +176,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_(nn.Linear(channels, channels))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def compute(self, h: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
         tokens = self.norm(h).flatten(2).transpose(1, 2)  # (B, H W, C)
         mixed = attend(self.qkv(tokens), self.heads)
         return h + self.out(mixed).transpose(1, 2).reshape(h.shape)

@@ -75,6 +75,10 @@ class LevelsSpec(Spec):
         """Side in px of the feature maps at each level for images of ``size`` px."""
         return tuple(size // self.patch // 2**level for level in range(len(self.multipliers)))
 
+    def block_sizes(self, size: int) -> tuple[int, ...]:
+        """Side in px of the feature maps that blocks work on, which training may compute again instead of keeping."""
+        return self.feature_sizes(size)
+
     def dropouts(self, size: int) -> tuple[float, ...]:
         """Dropout of each level for images of ``size`` px."""
         limit = size if self.dropout_below is None else self.dropout_below
@@ -186,6 +190,10 @@ class UViTSpec(LevelsSpec):
     @property
     def convolutional_levels(self) -> int:
         return len(self.multipliers) - 1
+
+    def block_sizes(self, size: int) -> tuple[int, ...]:
+        counts = (*self.blocks_per_level, self.depth)
+        return tuple(side for side, count in zip(self.feature_sizes(size), counts, strict=True) if count)
 
     @model_validator(mode="after")
     def _every_resolution_reaches_the_output(self) -> UViTSpec:

@@ -10,6 +10,7 @@ long skips, of one of two kinds:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 
 from stages.layers import Conditioning, Level, attend, double, halve, zero_
 from stages.patches import Patching, way_in, way_out
+from stages.recomputing import Recomputable
 
 Skips = Literal["block", "residual"]
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Recomputable):
     """h + attention(norm h), then h + perceptron(norm h); the embedding scales and shifts after both norms."""
 
     def __init__(self, width: int, embedding: int, *, head_width: int, mlp_ratio: int, dropout: float) -> None:
@@ -39,7 +41,10 @@ class TransformerBlock(nn.Module):
         self.hidden = nn.Linear(width, mlp_ratio * width)
         self.out = zero_(nn.Linear(mlp_ratio * width, width))
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def side(self, tokens: Tensor) -> int:
+        return math.isqrt(tokens.shape[1])
+
+    def compute(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, width), (B, embedding) -> (B, N, width)."""
         scale, shift, mlp_scale, mlp_shift = self.modulation(F.silu(embedding))[:, None].chunk(4, dim=2)
         y = torch.addcmul(shift, self.norm(tokens), 1.0 + scale)

@@ -64,6 +64,7 @@ def test_the_file_and_what_its_neighbours_imply(file: Path) -> None:
         ("stages.base.net.attention=[5]", "attention at [5] px, but the feature maps are [8, 4] px"),
         ("data.size=24", "images of 24 px do not shrink evenly to 16 px"),
         ("data.kind=video", "data"),
+        ("resources.recompute=64", "resources.recompute 64 px leaves nothing to compute again: the largest"),
         ("resources.workers=9", "batch_size 8 has 8 examples, too few for 9 workers"),
         ("name=a b", "name: must be a name of letters, digits, _ and - that begins with a letter or digit"),
         ("search.space={stages.sr.sampling.level: {values: [0.9]}}", "outside the trained augmentation levels"),

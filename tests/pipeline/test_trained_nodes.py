@@ -83,3 +83,11 @@ def test_scores_while_stages_train_ask_for_no_more_held_out_images_than_there_ar
         nodes.evaluation()
     watch = Watch(nodes, ["base"], open_storage(folder / "store"), print)
     assert [node.name for node in watch.targets] == ["classifier/features", "classifier/judge"]
+
+
+def test_computing_blocks_again_is_told_to_the_workers_and_tells_no_results_apart(folder: Path) -> None:
+    plain = nodes_of(folder, {"samples": 10}).train("base")
+    again = nodes_of(folder, {"samples": 10}, resources={"recompute": 8}).train("base")
+    assert (plain.context["recompute"], again.context["recompute"]) == (None, 8)
+    assert again.digest == plain.digest
+    assert again.context["run"] == plain.context["run"]

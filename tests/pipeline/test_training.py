@@ -150,6 +150,16 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert_equal_bits(final(tmp_path), final(uninterrupted))
 
 
+def test_a_run_is_gone_on_with_whether_blocks_are_computed_again_or_not(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(data, tmp_path, checkpoint_seconds=0.0, recompute=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, stop_after=2)
+    train(replace(settings, recompute=None))
+    assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
 def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     settings = settings_of(data, tmp_path, checkpoint_seconds=0.0)
     script = tmp_path / "loop.py"
