@@ -39,10 +39,19 @@ def check_stage(experiment: Experiment, name: str) -> None:
 
 
 def check_recompute(experiment: Experiment) -> None:
-    """A limit above which blocks are computed again must leave some that are."""
+    """A limit above which blocks are computed again must leave some that are; compiled, they draw other masks."""
     limit = experiment.resources.recompute
+    if limit is None:
+        return
     largest = max(max(stage.net.block_sizes(stage.size)) for stage in experiment.stages.values())
-    if limit is not None and limit > largest:
+    for name, stage in experiment.stages.items() if experiment.resources.compile else ():
+        sides = zip(stage.net.feature_sizes(stage.size), stage.net.dropouts(stage.size), strict=True)
+        if any(side >= limit and share for side, share in sides):
+            raise ValueError(
+                f"resources.compile and resources.recompute {limit} px together change the dropout of stages.{name}: "
+                "compiled blocks that are computed again draw masks of their own; leave out one of the two"
+            )
+    if limit > largest:
         raise ValueError(
             f"resources.recompute {limit} px leaves nothing to compute again: the largest feature maps of the stages "
             f"are {largest} px; lower it to {largest} or less"

@@ -102,6 +102,12 @@ class ResourcesSpec(Spec):
         "are computed again in the backward pass: less memory, more time, and the same bits. None: all keep what the "
         "backward pass needs. `rayfall plan` shows both.",
     )
+    compile: bool = Field(
+        False,
+        description="Train with nets that torch compiles: faster on a GPU after a minute or more, and needs a C++ "
+        "compiler on every node. Losses and weights differ from uncompiled ones by rounding, and a run that is resumed "
+        "repeats itself bit for bit only where it stays compiled, on machines and under a torch of one kind.",
+    )
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
     loader_processes: Annotated[int, Field(ge=0)] = Field(

@@ -22,6 +22,7 @@ from pipeline.dag import Progress
 from pipeline.data.batches import StepBatches, step_batches
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.sharing import positions_of_rank
+from pipeline.errors import UserError
 from pipeline.history import history_points, read_history
 from pipeline.kept_states import KeptStates
 from pipeline.leases import this_process
@@ -37,6 +38,7 @@ from pipeline.watching.weights import WatchedWeights
 from pipeline.worker_settings import LoopSettings
 from pipeline.writing import BesideTraining
 from stages.checkpoints import load_state
+from stages.compiling import NoCompiler, compiled
 from stages.images import to_float
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
@@ -67,7 +69,7 @@ class StageRun:
         with self._shortages_named():
             self.state = TrainState.start(self.stage, self.training, settings.seed, device)
         recompute_from(self.state.net, settings.recompute)
-        self.model: Any = self.state.net
+        self.model: Any = self._called_net(settings)
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
         self.positions = positions_for(device, torch.from_numpy(positions))
         self.batches = StepBatches(self.examples, order, self.training.batch_size, positions)
@@ -83,6 +85,13 @@ class StageRun:
         self.writer = BesideTraining()
         self.seconds = 0.0
         self.start_seconds: float | None = None  # from being asked for to the first step
+
+    def _called_net(self, settings: LoopSettings) -> Any:
+        """The net as it is called, compiled where that is asked for. Raises UserError where it cannot be."""
+        try:
+            return compiled(self.state.net) if settings.compile else self.state.net
+        except NoCompiler as error:
+            raise UserError(f"resources.compile: {error}") from error
 
     def resume(self) -> None:
         """Take the run over and go on from its newest whole commit that is not past the asked steps."""
@@ -106,7 +115,7 @@ class StageRun:
 
     def _join_ranks(self) -> None:
         """Let backward passes end with the sum of all ranks' gradients, always added up in the same order."""
-        self.model = torch.nn.parallel.DistributedDataParallel(self.state.net, gradient_as_bucket_view=True)
+        self.model = torch.nn.parallel.DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.model.register_comm_hook(None, lambda _, bucket: sum_over_ranks(bucket))
         # Where a gradient lies in its bucket decides, from three ranks on, in which order it is added up, and buckets
         # are laid out anew after the first backward pass. So one pass is made that counts for nothing: without it the

@@ -75,7 +75,15 @@ class TrainedNodes:
     def _workers(self) -> dict[str, Any]:
         """Context of what is trained by Ray Train."""
         resources = self.experiment.resources
-        placing = {"recompute", "workers", "cpus_per_worker", "gpus_per_worker", "loader_processes", "log_every"}
+        placing = {
+            "compile",
+            "recompute",
+            "workers",
+            "cpus_per_worker",
+            "gpus_per_worker",
+            "loader_processes",
+            "log_every",
+        }
         return {
             **self._context,
             **resources.model_dump(mode="json", include=placing | {"checkpoint_seconds"}),

@@ -67,6 +67,7 @@ def train_stage(task: Task) -> dict[str, Any]:
             watch_steps=tuple(context.get("watch_steps", ())),
             stop=context.get("stop"),
             recompute=context.get("recompute"),
+            compile=context.get("compile", False),
         )
         with _owned(task):
             found = snapshots.latest_checkpoint(lambda step: step == steps, NEEDED)

@@ -12,6 +12,7 @@ Reading order: ``specs`` (what a stage is, in words and numbers; its parts in th
 ``process`` (the forward process and its inverse), ``augmentation``, ``losses`` and ``bound``, ``randomness`` (where
 every draw comes from), ``layers`` (with ``recomputing``, which spares memory) and ``unet``, then ``adm``, and ``uvit``
 with ``patches`` and ``wavelets``, ``stage`` (the parts joined), ``training`` and ``averages`` (one step, and the
-weights' averages), ``samplers``, ``guidance`` and ``cascade`` (the chain), ``checkpoints``, ``accounting`` (what it
-costs), ``processor`` (how a process uses the CPU), ``benchmark`` (what it costs where you are).
+weights' averages), ``compiling``, ``samplers``, ``guidance`` and ``cascade`` (the chain), ``checkpoints``,
+``accounting`` (what it costs), ``processor`` (how a process uses the CPU), ``benchmark`` (what it costs where you
+are).
 """

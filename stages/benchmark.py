@@ -92,7 +92,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "kind": case.stage.net.kind,
         "batch": batch,
         "rates": {name: timing.rate for name, timing in timings.items()},
-        "own": {one.name: {"precision": _precision(one.name), "compiled": chosen.compile} for one in ours},
+        "own": {one.name: {"precision": one.precision, "compiled": chosen.compile} for one in ours},
         "peaks": {precision: _limit(timings, precision) for precision in _precisions(subjects)},
         "flops": {name: vars(found) for name, found in flops.items()},
         "parameters": {one.name: one.parameters for one in subjects},
@@ -125,12 +125,8 @@ def _images(run: Callable[[], Any], batch: int) -> Callable[[], float]:
     return timed
 
 
-def _precision(name: str) -> str:
-    return next(precision for precision in PRECISIONS if precision in name.split())
-
-
 def _precisions(subjects: Sequence[Subject]) -> list[str]:
-    return sorted({_precision(one.name) for one in subjects})
+    return sorted({one.precision for one in subjects})
 
 
 def _limit(timings: Mapping[str, Timing], precision: str) -> float:
@@ -166,7 +162,7 @@ def _print_subjects(
         row = [one.name, f"{one.parameters / 1e6:.2f}", f"{counted.forward / 1e9:.3f}", f"{counted.training / 1e9:.3f}"]
         for kind, each in (("train", counted.training), ("sample", counted.forward)):
             rate = timings[f"{one.name} {kind}"].rate
-            row += [f"{rate:.2f}", f"{rate * each / _limit(timings, _precision(one.name)):.0%}"]
+            row += [f"{rate:.2f}", f"{rate * each / _limit(timings, one.precision):.0%}"]
         rows.append([*row, "" if found is None else f"{found / 1e6:,.0f}"])
     heads = ["step of", "M param.", "GFLOP/img", "trained", "train img/s", "of peak", "sample img/s", "of peak", "MB"]
     print_table("Steps; MB: most memory of a training step beyond what stands", rows, heads)

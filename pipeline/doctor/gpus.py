@@ -40,6 +40,7 @@ def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[
     """Seconds and peak bytes of the step that training runs, at 32 px in bf16."""
     import torch
 
+    from stages.compiling import compiled as compiled_net
     from stages.specs import StageSpec, TrainingSpec
     from stages.stage import Stage
     from stages.training import Batch, TrainState, train_step
@@ -47,7 +48,7 @@ def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[
     stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
     training = TrainingSpec.model_validate({"steps": 100, "batch_size": batch, "precision": "bf16"})
     state = TrainState.start(stage, training, 0, device)
-    model: Any = torch.compile(state.net) if compiled else state.net
+    model: Any = compiled_net(state.net) if compiled else state.net
     images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
     labels = torch.arange(batch, device=device) % 10
     started, loss = 0.0, math.nan

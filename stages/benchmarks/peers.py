@@ -180,7 +180,7 @@ def _subject(
         with bf16:
             return run(images, steps, batch.labels)
 
-    return Subject(name, net, train, sample)
+    return Subject(name, precision, net, train, sample)
 
 
 def _same(blocks: tuple[int, ...], name: str) -> int:

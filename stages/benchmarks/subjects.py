@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.cascade import TrainedStage, conditioned
+from stages.compiling import compiled as compiled_net
 from stages.images import downsample
 from stages.randomness import KeyedDraws
 from stages.specs import StageSpec, TrainingSpec
@@ -43,6 +44,7 @@ class Subject:
     """Somebody's way of doing it. ``train`` takes one optimizer step on the batch, ``sample`` calls the net once."""
 
     name: str
+    precision: str  # "f32" or "bf16"
     net: nn.Module
     train: Callable[[], Any]
     sample: Callable[[], Any]
@@ -82,9 +84,9 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     training = TrainingSpec.model_validate({"steps": 10**6, "batch_size": work.batch, "precision": precision})
     state = TrainState.start(stage, training, 0, work.device)
     batch = batch_of(work)
-    trained: Any = torch.compile(state.net) if compiled else state.net
+    trained: Any = compiled_net(state.net) if compiled else state.net
     averaged = TrainedStage(stage, state.ema).net_in(precision)
-    sampled: Any = torch.compile(averaged) if compiled else averaged
+    sampled: Any = compiled_net(averaged) if compiled else averaged
     logsnr = torch.zeros(())
     low_res = None
     if work.low_res_size is not None:
@@ -98,7 +100,7 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     def sample() -> Tensor:
         return denoise(batch.images, logsnr).x_hat
 
-    return Subject(f"{OURS} {precision}{' compiled' if compiled else ''}", state.net, train, sample)
+    return Subject(f"{OURS} {precision}{' compiled' if compiled else ''}", precision, state.net, train, sample)
 
 
 def batch_of(work: Work) -> Batch:

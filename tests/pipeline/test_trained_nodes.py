@@ -85,9 +85,22 @@ def test_scores_while_stages_train_ask_for_no_more_held_out_images_than_there_ar
     assert [node.name for node in watch.targets] == ["classifier/features", "classifier/judge"]
 
 
-def test_computing_blocks_again_is_told_to_the_workers_and_tells_no_results_apart(folder: Path) -> None:
+def test_dropout_is_not_both_compiled_and_computed_again(folder: Path) -> None:
+    both, net = {"compile": True, "recompute": 8}, {**NET, "dropout": 0.1}
+    stages = {"base": {"size": 8, "net": net, "schedule": STEPS, "training": {"steps": 3, "batch_size": 8}}}
+    with pytest.raises(ValueError, match=r"change the dropout of stages\.base: .*; leave out one of the two"):
+        nodes_of(folder, {"samples": 10}, stages=stages, resources=both)
+    stages["base"]["net"] = {**net, "dropout_below": 4}
+    for fine in (stages, {"base": {**stages["base"], "net": NET}}):
+        nodes_of(folder, {"samples": 10}, stages=fine, resources=both)
+
+
+@pytest.mark.parametrize(("setting", "plainly", "otherwise"), [("recompute", None, 8), ("compile", False, True)])
+def test_how_nets_are_computed_is_told_to_the_workers_and_tells_no_results_apart(
+    folder: Path, setting: str, plainly: Any, otherwise: Any
+) -> None:
     plain = nodes_of(folder, {"samples": 10}).train("base")
-    again = nodes_of(folder, {"samples": 10}, resources={"recompute": 8}).train("base")
-    assert (plain.context["recompute"], again.context["recompute"]) == (None, 8)
-    assert again.digest == plain.digest
-    assert again.context["run"] == plain.context["run"]
+    other = nodes_of(folder, {"samples": 10}, resources={setting: otherwise}).train("base")
+    assert (plain.context[setting], other.context[setting]) == (plainly, otherwise)
+    assert other.digest == plain.digest
+    assert other.context["run"] == plain.context["run"]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from pipeline.commits import CommitLog, Entry, OwnershipLost
 from pipeline.dag import Progress, Task
 from pipeline.data.ingest import ingest_drawn, make_forms
+from pipeline.errors import UserError
 from pipeline.kept_states import KeptStates
 from pipeline.preemption import Notice
 from pipeline.stage_run import StageRun
@@ -158,6 +159,15 @@ def test_a_run_is_gone_on_with_whether_blocks_are_computed_again_or_not(
         train(settings, stop_after=2)
     train(replace(settings, recompute=None))
     assert_equal_bits(final(tmp_path), final(uninterrupted))
+
+
+def test_a_machine_without_a_compiler_compiles_no_nets(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"resources\.compile: compiling a net needs a C\+\+ compiler"):
+        StageRun(settings_of(data, tmp_path, compile=True), rank=0, world=1, device="cpu")
 
 
 def test_kill_9_at_any_moment_changes_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
