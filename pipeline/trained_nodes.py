@@ -30,7 +30,7 @@ VERSIONS = {
     "pipeline.cas.sample_sets:draw_sample_set": 1,
     "pipeline.cas.training:train_cas": 1,
     "pipeline.bounding:bound_stage": 2,
-    "pipeline.training:train_stage": 3,
+    "pipeline.training:train_stage": 4,
     "pipeline.search.run:search_stages": 2,
 }
 FEATURE_SEED, JUDGE_SEED = 101, 202

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,7 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     training = TrainingSpec.model_validate({"steps": 10**6, "batch_size": work.batch, "precision": precision})
     state = TrainState.start(stage, training, 0, work.device)
     batch = batch_of(work)
+    stored = replace(batch, images=batch.images.to(memory_format=torch.channels_last))  # as bytes come from shards
     trained: Any = compiled_net(state.net) if compiled else state.net
     averaged = TrainedStage(stage, state.ema).net_in(precision)
     sampled: Any = compiled_net(averaged) if compiled else averaged
@@ -94,7 +95,7 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     denoise = conditioned(stage.denoiser(sampled), batch.labels, low_res, precision=precision)
 
     def train() -> Tensor:
-        return train_step(stage, state, batch, model=trained, training=training, seed=0).loss
+        return train_step(stage, state, stored, model=trained, training=training, seed=0).loss
 
     @torch.inference_mode()
     def sample() -> Tensor:
