@@ -134,6 +134,12 @@ def sample_stage(
     return Rung(images.clamp(-1.0, 1.0), dict(zip(keep, kept, strict=True)))
 
 
+def levels_kept(sampling: Sequence[StageSamplingSpec], number: int) -> list[float]:
+    """The levels whose z_s stage ``number`` of a chain hands upward: that of the stage above it, where it truncates."""
+    above = sampling[number + 1] if number + 1 < len(sampling) else None
+    return [above.level] if above and above.augmentation == "truncated" and above.level > 0 else []
+
+
 @dataclass(frozen=True)
 class Cascade:
     """The ordered stages, base first, each with how it is sampled."""
@@ -145,8 +151,6 @@ class Cascade:
         """Every rung of the chain for one canonical block, base first."""
         rungs: list[Rung] = []
         for number, (trained, sampling) in enumerate(zip(self.stages, self.sampling, strict=True)):
-            above = self.sampling[number + 1] if number + 1 < len(self.sampling) else None
-            keep = [above.level] if above and above.augmentation == "truncated" and above.level > 0 else []
             rungs.append(
                 sample_stage(
                     trained,
@@ -155,7 +159,7 @@ class Cascade:
                     labels,
                     rungs[-1] if rungs else None,
                     seed=seed,
-                    keep=keep,
+                    keep=levels_kept(self.sampling, number),
                     precision=precision,
                 )
             )
