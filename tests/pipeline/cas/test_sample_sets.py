@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,77 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from pipeline.cas.sample_sets import draw_sample_set
-from pipeline.dag import Progress, Task
+from pipeline.dag import Task
 from pipeline.data.datasets import open_examples
 from pipeline.data.manifest import load_manifest
 from pipeline.data.verifying import verify
 from pipeline.errors import UserError
-from pipeline.storage import open_storage
 from stages.cascade import Cascade
-from stages.checkpoints import load_trained, save_checkpoint
+from stages.checkpoints import load_trained
 from stages.images import to_uint8
-from stages.specs import StageSamplingSpec, StageSpec, TrainingSpec
-from stages.stage import Stage
-from stages.training import TrainState
-
-NET = {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8}
-STAGES: dict[str, dict[str, Any]] = {
-    "base": {"size": 4},
-    "middle": {"size": 8, "low_res_size": 4, "low_res_schedule": {}, "augmentation": {"noise": {"levels": [0.0, 0.3]}}},
-    "top": {"size": 16, "low_res_size": 8, "low_res_schedule": {}},
-}
-SAMPLING = {
-    "base": {"steps": 2},
-    "middle": {"steps": 2, "augmentation": "truncated", "level": 0.3},
-    "top": {"steps": 2},
-}
-BLOCK = 4
+from stages.specs import StageSamplingSpec
 
 MakeTask = Callable[..., Task]
-
-
-@pytest.fixture(scope="session")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Results of three stages that were never trained: what is drawn is noise, but always the same."""
-    root, training = tmp_path_factory.mktemp("cascade"), TrainingSpec(steps=1, batch_size=2)
-    folders = {}
-    for seed, (name, fields) in enumerate(STAGES.items()):
-        spec = StageSpec.model_validate({"name": name, "classes": 10, "net": NET, **fields})
-        state = TrainState.start(Stage.build(spec), training, seed, "cpu")
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in state.ema.parameters():  # a fresh net draws the same whatever its label
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-        folders[name] = root / name
-        save_checkpoint(folders[name], spec, training, seed, state)
-    return folders
-
-
-@pytest.fixture
-def make_task(cascade: dict[str, Path], real: Path, tmp_path: Path) -> MakeTask:
-    """A task that draws 26 samples in shards of 8; each in a store of its own."""
-
-    def make(store: str, context: dict[str, Any] | None = None, out: str = "out", **changes: Any) -> Task:
-        storage = open_storage(tmp_path / store)
-        (folder := storage.path(out)).mkdir(parents=True)
-        stages = [{"name": name, "sampling": sampling} for name, sampling in SAMPLING.items()]
-        config = {"images": 26, "labels": "histogram", "seed": 3, "block": BLOCK, "precision": "f32", "shard_blocks": 2}
-        inputs = {"data": real, **{f"train {name}": path for name, path in cascade.items()}}
-        context = {"threads": 1, "sampling_workers": 1} | (context or {})
-        return Task(
-            "cas_samples/x",
-            {"stages": stages, **config, **changes},
-            inputs,
-            folder,
-            context,
-            storage,
-            Progress(),
-            "scratch/x",
-        )
-
-    return make
 
 
 def files(task: Task) -> dict[str, bytes]:
@@ -129,34 +70,17 @@ def test_more_samples_than_training_images_go_through_the_labels_again(make_task
 
 def test_every_form_holds_what_its_stage_drew(drawn: Task, cascade: dict[str, Path], real: Path) -> None:
     stages = [load_trained(folder) for folder in cascade.values()]
-    chain = Cascade(stages, [StageSamplingSpec.model_validate(sampling) for sampling in SAMPLING.values()])
+    sampling = [StageSamplingSpec.model_validate(stage["sampling"]) for stage in drawn.config["stages"]]
+    chain, size = Cascade(stages, sampling), drawn.config["block"]
     labels = torch.from_numpy(np.array(open_examples(real, "train").labels))
     at = {size: open_examples(drawn.out, "train", size=size).read(np.arange(26))[0] for size in (4, 8, 16)}
-    for first in range(0, 26, BLOCK):
-        block = torch.arange(first, first + BLOCK)
+    for first in range(0, 26, size):
+        block = torch.arange(first, first + size)
         for rung in chain.sample_block(block, labels[block], seed=3):
             pixels = to_uint8(rung.images).numpy()
-            assert np.array_equal(at[pixels.shape[1]][first : first + BLOCK], pixels[: 26 - first])
+            assert np.array_equal(at[pixels.shape[1]][first : first + size], pixels[: 26 - first])
     means = at[16].reshape(26, 8, 2, 8, 2, 3).mean(axis=(2, 4))
     assert np.abs(means - at[8]).mean() > 5  # not what a data set of real images would hold there
-
-
-@pytest.fixture
-def without_class(cascade: dict[str, Path], tmp_path: Path) -> Callable[[str, int], dict[str, Path]]:
-    """Inputs with a copy of a stage that draws NaN of one class."""
-
-    def break_stage(stage: str, label: int) -> dict[str, Path]:
-        broken = tmp_path / f"broken-{stage}"
-        shutil.copytree(cascade[stage], broken)
-        for path in broken.rglob("*.safetensors"):
-            tensors = load_file(path)
-            for name in tensors:
-                if name.endswith("label.weight"):
-                    tensors[name][label] = float("nan")
-            save_file(tensors, path)
-        return {f"train {stage}": broken}
-
-    return break_stage
 
 
 def test_images_that_are_not_finite_are_refused(make_task: MakeTask, without_class: Any) -> None:
