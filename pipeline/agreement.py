@@ -122,6 +122,27 @@ def check_counts(experiment: Experiment) -> None:
         )
 
 
+def check_pipelining(experiment: Experiment) -> None:
+    """Each stage of a chain has an actor of its own at least, and all of them together are sampling workers."""
+    resources = experiment.resources
+    if (asked := resources.pipelined_sampling) is False:
+        return
+    counts = {} if asked is True else asked
+    for name in counts:
+        if name not in experiment.stages:
+            raise ValueError(
+                f"resources.pipelined_sampling names {name!r}, and stages are {', '.join(experiment.names)}"
+            )
+    for chain in experiment.chains.values():
+        needed = sum(counts.get(name, 1) for name in chain)
+        if len(chain) > 1 and resources.sampling_workers < needed:
+            raise ValueError(
+                f"resources.pipelined_sampling needs {needed} actors for the stages {' > '.join(chain)}, and "
+                f"resources.sampling_workers is {resources.sampling_workers}; raise that to {needed} or more, or set "
+                "pipelined_sampling to false"
+            )
+
+
 def check_search_samples(experiment: Experiment) -> None:
     """FID is refused of no more samples than its features have dimensions, and a search by it would choose nothing."""
     search, evaluation = experiment.search, experiment.evaluation

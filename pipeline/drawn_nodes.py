@@ -173,7 +173,8 @@ class DrawnNodes(TrainedNodes):
         }
         inputs = {"data": self.data} | {f"train {name}": self.train(name) for name in chain}
         function = "pipeline.cas.sample_sets:draw_sample_set"
-        return self._node(node, function, config, inputs=inputs, **self._room)
+        context = {**self._context, "pipelined": not self.trial and self.experiment.resources.pipelined_sampling}
+        return self._node(node, function, config, inputs=inputs, context=context, **self._room)
 
 
 def _without_levels(node: Node) -> Node:

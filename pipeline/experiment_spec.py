@@ -17,6 +17,7 @@ from pipeline.agreement import (
     check_bound,
     check_cas,
     check_counts,
+    check_pipelining,
     check_recompute,
     check_search_samples,
     check_seeds,
@@ -78,6 +79,15 @@ Workers = Annotated[
 ]
 
 
+def _flag_or_counts(value: Any) -> str:
+    return "counts" if isinstance(value, dict) else "flag"
+
+
+Pipelined = Annotated[
+    Annotated[bool, Tag("flag")] | Annotated[dict[Name, PositiveInt], Tag("counts")], Discriminator(_flag_or_counts)
+]
+
+
 class ResourcesSpec(Spec):
     """Where work runs. Nothing here is digested but the number of workers behind a classification accuracy score, whose
     batch norms depend on it: what else it changes of a result is rounding.
@@ -94,6 +104,13 @@ class ResourcesSpec(Spec):
     sampling_workers: PositiveInt = Field(2, description="Tasks that draw and score images at once, for each node.")
     gpus_per_sampling_worker: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Above 0 they run on a GPU; a fraction lets several share one."
+    )
+    pipelined_sampling: Pipelined = Field(
+        False,
+        description="How sets of samples of a cascade are drawn (evaluation.keep_samples, evaluation.cas). false: each "
+        "of sampling_workers draws whole chains. true: each stage has actors of its own, which hold its weights alone, "
+        "dealt out of sampling_workers by what the stages compute; {STAGE: ACTORS} says how many, 1 where it is "
+        "silent. The images are the same.",
     )
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
     recompute: PositiveInt | None = Field(
@@ -174,6 +191,7 @@ class Experiment(Spec):
         check_bound(self)
         check_cas(self)
         check_counts(self)
+        check_pipelining(self)
         check_search_samples(self)
         check_screening(self)
         check_pruning(self)

@@ -12,6 +12,7 @@ A shard is a fixed range of sample indices and a plain function of the settings:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +23,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from pipeline.cas.dealing import deal_out, drawing_flops
+from pipeline.cas.pipelined import Block, Line, Pixels, stage_line
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples, take_shards
 from pipeline.data.manifest import Form, Manifest
 from pipeline.data.publishing import Request, Written, publish
 from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
+from pipeline.fan_out import FanOut
 from pipeline.parts import fan_out_of
 from pipeline.results import Place, folder_of, place_of
 from pipeline.sampling import refuse_nonfinite
@@ -45,6 +49,7 @@ RESIZE = "none, every form holds what a stage of the cascade drew at this size"
 class Drawing:
     """How a cascade is drawn from; plain data that travels to whoever draws."""
 
+    names: tuple[str, ...]
     stages: tuple[Place, ...]  # results of the trained stages, base first
     sampling: tuple[StageSamplingSpec, ...]
     seed: int
@@ -57,12 +62,14 @@ class Drawing:
 @dataclass(frozen=True)
 class SampleContent:
     """Samples ``start`` to ``stop`` of a drawing. ``labels`` are those of whole canonical blocks: they may reach
-    past ``stop``, so that the net sees the same last block wherever the set ends."""
+    past ``stop``, so that the net sees the same last block wherever the set ends. They are drawn where this is, or by
+    the actors of ``line``."""
 
     drawing: Drawing
     start: int
     stop: int
     labels: tuple[int, ...]
+    line: Line | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -72,25 +79,33 @@ class SampleContent:
 
         Raises FloatingPointError where a stage drew what is not finite, naming the lowest that did.
         """
+        drawn = self._drawn() if self.line is None else self.line.drawn(self._blocks())
+        for block, pixels in zip(self._blocks(), drawn, strict=True):
+            for place in range(block.stored):
+                images = {rung.shape[1]: Image.fromarray(rung[place]) for rung in pixels}
+                yield Square(f"{block.first + place:08d}", images[size], block.labels[place], False, images)
+
+    def _blocks(self) -> Iterator[Block]:
+        size = self.drawing.block
+        for first in range(self.start, self.stop, size):
+            labels = self.labels[first - self.start :][:size]
+            yield Block(first, labels, min(size, self.stop - first))
+
+    def _drawn(self) -> Iterator[list[Pixels]]:
+        """The images of each block, of every stage, base first; drawn in this process."""
         drawing = self.drawing
         prepare_processor(drawing.threads)
         cascade = _cascade(tuple(map(folder_of, drawing.stages)), drawing.sampling, drawing.device)
-        for first in range(self.start, self.stop, drawing.block):
-            indices = torch.arange(first, first + drawing.block)
-            labels = torch.tensor(self.labels[first - self.start :][: drawing.block])
+        for block in self._blocks():
             rungs = cascade.sample_block(
-                indices.to(drawing.device),
-                labels.to(drawing.device),
+                block.indices.to(drawing.device),
+                torch.tensor(block.labels).to(drawing.device),
                 seed=drawing.seed,
                 precision=drawing.precision,
             )
-            stored = min(drawing.block, self.stop - first)
-            for trained, rung in zip(cascade.stages, rungs, strict=True):
-                refuse_nonfinite(rung.images[:stored], trained.stage.spec.name, indices[:stored])
-            pixels = [to_uint8(rung.images).cpu().numpy() for rung in rungs]
-            for place in range(stored):
-                images = {drawn.shape[1]: Image.fromarray(drawn[place]) for drawn in pixels}
-                yield Square(f"{first + place:08d}", images[size], int(labels[place]), False, images)
+            for name, rung in zip(drawing.names, rungs, strict=True):
+                refuse_nonfinite(rung.images[: block.stored], name, block.indices[: block.stored])
+            yield [to_uint8(rung.images).cpu().numpy() for rung in rungs]
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +130,7 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     folders = {stage["name"]: task.inputs[f"train {stage['name']}"] for stage in config["stages"]}
     training = open_examples(task.inputs["data"], "train", keep_bytes=0)
     drawing = Drawing(
+        names=tuple(stage["name"] for stage in config["stages"]),
         stages=tuple(place_of(task.inputs, f"train {stage['name']}") for stage in config["stages"]),
         sampling=tuple(StageSamplingSpec.model_validate(stage["sampling"]) for stage in config["stages"]),
         seed=config["seed"],
@@ -128,17 +144,47 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     objects = task.storage.objects(f"{task.scratch}/shards")
     uniform = np.arange(len(training.classes))
     labels = training.labels if config["labels"] == "histogram" else uniform
-    jobs = list(_jobs(objects.address, request.forms, drawing, labels, count, config["shard_blocks"]))
-    fan_out = fan_out_of(task.context)
-    manifest = publish(
-        objects, request, lambda: Written(training.classes, write_shards(objects, jobs, 0, fan_out, task.progress))
-    )
+
+    def write() -> Written:
+        with _drawn_by(task, drawing) as (line, fan_out):
+            jobs = list(
+                sample_jobs(objects.address, request.forms, drawing, labels, count, config["shard_blocks"], line)
+            )
+            return Written(training.classes, write_shards(objects, jobs, 0, fan_out, task.progress))
+
+    manifest = publish(objects, request, write)
     take_shards(objects, manifest, task.out / "shards")
     return {
         "images": manifest.splits["train"].examples,
         "sizes": sorted(form.size for form in manifest.forms),
         "digest": manifest.digest,
     }
+
+
+@contextmanager
+def _drawn_by(task: Task, drawing: Drawing) -> Iterator[tuple[Line | None, FanOut]]:
+    """The line that draws what is written (None: whoever writes draws), and how shards are handed out to be written.
+
+    A line where ``context["pipelined"]`` asks for one, Ray runs, and there is more than one stage.
+    """
+    context = task.context
+    asked, gpus = context.get("pipelined", False), context.get("gpus_per_sampling_worker", 0.0)
+    if asked is False or len(drawing.names) == 1 or not _ray_runs():
+        yield None, fan_out_of(context)
+        return
+    if isinstance(asked, Mapping):
+        counts = tuple(asked.get(name, 1) for name in drawing.names)
+    else:
+        stages = zip(map(folder_of, drawing.stages), drawing.sampling, strict=True)
+        counts = deal_out(context["sampling_workers"], [drawing_flops(*stage) for stage in stages])
+    with stage_line(drawing, counts, gpus=gpus, name=task.scratch) as line:
+        yield line, line.writers(task.config["shard_blocks"])
+
+
+def _ray_runs() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _request(config: Mapping[str, Any], stages: Mapping[str, Path], count: int, training: Manifest) -> Request:
@@ -160,17 +206,21 @@ def _size_of(folder: Path) -> int:
     return StageSpec.model_validate(read_description(folder)["stage"]).size
 
 
-def _jobs(
+def sample_jobs(
     address: str,
     forms: tuple[Form, ...],
     drawing: Drawing,
     all_labels: npt.NDArray[np.int64],
     count: int,
     shard_blocks: int,
+    line: Line | None = None,
 ) -> Iterator[ShardJob]:
-    """One job per shard of whole blocks; ``all_labels`` are given over and over if need be."""
+    """One job per shard of whole blocks, which ``line`` draws where there is one.
+
+    ``all_labels`` are given over and over if need be.
+    """
     step = shard_blocks * drawing.block
     for number, start in enumerate(range(0, count, step)):
         labels = all_labels[np.arange(start, start + step) % len(all_labels)]
-        content = SampleContent(drawing, start, min(start + step, count), tuple(labels.tolist()))
+        content = SampleContent(drawing, start, min(start + step, count), tuple(labels.tolist()), line)
         yield ShardJob(address, forms, "train", number, content, 0)

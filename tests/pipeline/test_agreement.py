@@ -130,3 +130,17 @@ def test_a_chain_is_cut_short_only_where_it_passes() -> None:
     experiment_of(sr=cut)
     experiment_of(base=own, sr={"sampling": {"augmentation": "truncated", "level": 0.5}})
     experiment_of(base=own, sr={"sampling": {"level": 1.0}})
+
+
+def test_pipelined_sampling_has_an_actor_for_every_stage() -> None:
+    for asked in (False, True, {"sr": 2}):
+        assert experiment_of(resources={"sampling_workers": 3, "pipelined_sampling": asked})
+    says = refused(resources={"sampling_workers": 1, "pipelined_sampling": True})
+    assert "needs 2 actors for the stages base > sr, and resources.sampling_workers is 1; raise that to 2" in says
+    says = refused(resources={"sampling_workers": 3, "pipelined_sampling": {"base": 3}})
+    assert "needs 4 actors for the stages base > sr" in says
+    says = refused(resources={"pipelined_sampling": {"top": 1}})
+    assert "resources.pipelined_sampling names 'top', and stages are base, sr" in says
+    alone = {"base": {"size": 8, "net": NET, "training": TRAINING}}
+    resources = {"sampling_workers": 1, "pipelined_sampling": True}
+    assert experiment_of(stages=alone, resources=resources), "a chain of one stage is drawn as ever"

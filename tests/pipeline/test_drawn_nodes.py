@@ -91,3 +91,13 @@ def test_a_look_at_a_quick_base_goes_on_below_a_stage_that_does_not(tmp_path: Pa
     assert "earlier" not in whole.chained("sr16").context
     slow = Nodes(with_settings(quick, {"stages.base.sampling.steps": 4, "stages.sr16.sampling.steps": 2}), trial=True)
     assert "earlier" not in slow.chained("sr16").context, "what is below it was drawn in fewer steps"
+
+
+def test_a_pipelined_set_of_samples_is_the_same_result_and_a_trial_pipelines_nothing(tmp_path: Path) -> None:
+    experiment = searched(tmp_path)
+    asked = with_settings(experiment, {"resources.pipelined_sampling": {"sr16": 1}})
+    plain, pipelined = Nodes(experiment).kept_samples("cascade"), Nodes(asked).kept_samples("cascade")
+    assert plain.digest == pipelined.digest
+    assert plain.context["pipelined"] is False
+    assert pipelined.context["pipelined"] == {"sr16": 1}
+    assert Nodes(asked, trial=True).kept_samples("cascade").context["pipelined"] is False
