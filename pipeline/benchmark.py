@@ -3,9 +3,9 @@
 The net and its steps are measured by ``stages.benchmark``, which is the part ``steps`` here; the others are what feeds
 and judges it. Those that judge are in ``benchmarks.features`` and ``benchmarks.resizing``, what searches share in
 ``benchmarks.sweep``, how long a job takes to its first step in ``benchmarks.submission``, what keeping metrics costs a
-step in ``benchmarks.tracking``, the loop around a step in ``benchmarks.training``, and what bf16 does to the loss in
-``benchmarks.precision``. With ``--mlflow`` the figures of
-any part become a run of MLflow (``benchmarks.history``), so that speed has a history.
+step in ``benchmarks.tracking``, the loop around a step in ``benchmarks.training``, what bf16 does to the loss in
+``benchmarks.precision``, and sets of samples that a line of actors draws in ``benchmarks.pipelining``. With
+``--mlflow`` the figures of any part become a run of MLflow (``benchmarks.history``), so that speed has a history.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from pipeline.benchmarks.features import add_feature_options, measure_features
 from pipeline.benchmarks.history import HISTORY, log_benchmark
+from pipeline.benchmarks.pipelining import add_pipelining_options, measure_pipelining
 from pipeline.benchmarks.precision import add_precision_options, measure_precision
 from pipeline.benchmarks.resizing import add_resize_options, measure_resizing
 from pipeline.benchmarks.submission import add_submission_options, measure_submission
@@ -83,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_training_options(training)
     precision = parts.add_parser("precision", help="the loss curve in bf16 beside that in float32")
     add_precision_options(precision)
+    pipelining = parts.add_parser("pipelining", help="sets of samples by an actor per stage, or by whole chains")
+    add_pipelining_options(pipelining)
     steps = parts.add_parser("steps", help="steps of training and sampling, beside other libraries'")
     add_options(steps)
-    for part in (data, features, resizing, sweep, submission, tracking, training, precision, steps):
+    for part in (data, features, resizing, sweep, submission, tracking, training, precision, pipelining, steps):
         part.add_argument("--json", type=Path, help="write the figures here too")
         part.add_argument("--mlflow", metavar="URI", help=f"log the figures there, in the experiment {HISTORY!r}")
     chosen = parser.parse_args(arguments)
@@ -99,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tracking": measure_tracking,
         "training": measure_training,
         "precision": measure_precision,
+        "pipelining": measure_pipelining,
         "steps": measure,
     }
     try:
