@@ -101,14 +101,6 @@ class Session:
             results = execute([*beside, *targets], self.storage, self.journal, use_ray=True)
         return {node.name: results[node.name] for node in targets}
 
-    def prepare(self, names: Sequence[str]) -> None:
-        """Start Ray, and have its processes load what they will need, where training these stages takes any."""
-        if absent := missing([self.nodes.train(name) for name in names], self.storage):
-            from pipeline.loaded_ahead import load_ahead
-
-            self.start_ray()
-            load_ahead(absent)
-
     def start_ray(self) -> None:
         """Start or join Ray, at the first need of it."""
         if not self.on_ray:

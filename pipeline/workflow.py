@@ -74,9 +74,7 @@ def run(
     with at_work(experiment, "experiment"), Session(experiment, events) as session:
         if goal == "data":
             return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
-        trained = (only or experiment.names) if goal == "train" else session.declared
-        session.prepare(trained)  # while the next line imports MLflow
-        runs = session.track(trained)
+        runs = session.track((only or experiment.names) if goal == "train" else session.declared)
         if goal == "train":
             return {"stages": session.train(only), "seconds": time.time() - started}
         if goal == "search":

@@ -55,7 +55,7 @@ if "unprotected" in sys.argv[1]:
 if "without-ray" in sys.argv[1]:
     import pipeline.execution, pipeline.session, pipeline.workflow
     real = pipeline.execution.execute
-    pipeline.session.Session.start_ray = pipeline.session.Session.prepare = lambda self, *names: None
+    pipeline.session.Session.start_ray = lambda self: None
     pipeline.execution.execute = lambda targets, storage, events, use_ray: real(targets, storage, events, use_ray=False)
 from jobs.cli import app
 sys.argv[1:] = sys.argv[2:]
