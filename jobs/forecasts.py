@@ -55,6 +55,8 @@ def print_forecast(console: Console, figures: Mapping[str, Any]) -> None:
 def _share_of_peak(figures: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
     """Where the share of the peak comes from, and what it is worth where it is another machine's."""
     share = f"{stage['utilisation']:.0%} of the peak"
+    if stage["none_fits"]:
+        return f"{share} as stated; what was measured is of another precision, or compiled where this is not."
     if stage["calibration"] is None:
         return f"{share} as stated; nothing was measured."
     gpu = figures["gpu"]

@@ -31,6 +31,7 @@ class MeasuredStep:
 
     kind: str  # of net
     precision: str
+    compiled: bool
     flops: float  # of training, per image
     share: float  # of the peak, in (0, 1]
     gpu: str | None  # of GPUS; None for a CPU, or a GPU that is not in it
@@ -53,14 +54,17 @@ class Measured:
     steps: tuple[MeasuredStep, ...] = ()
     loop: MeasuredLoop | None = None
 
-    def step_for(self, kind: str, precision: str, flops: float, gpu: str) -> MeasuredStep | None:
+    def step_for(
+        self, kind: str, precision: str, flops: float, gpu: str, *, compiled: bool = False
+    ) -> MeasuredStep | None:
         """The figure that says most of training such a net on ``gpu``; None where none says anything.
 
-        Of those in its precision: on this GPU before another before anything else, of this kind of net before others,
-        then of the nearest FLOPs per image (as a ratio). A share of a peak in float32 that is not a data sheet's says
-        nothing: the peaks of ``GPUS`` are those of bf16.
+        Of those in its precision, ``compiled`` or not as it is: on this GPU before another before anything else, of
+        this kind of net before others, then of the nearest FLOPs per image (as a ratio). A share of a peak in float32
+        that is not a data sheet's says nothing: the peaks of ``GPUS`` are those of bf16.
         """
-        fit = [one for one in self.steps if one.precision == precision and (one.gpu or precision == "bf16")]
+        alike = [one for one in self.steps if (one.precision, one.compiled) == (precision, compiled)]
+        fit = [one for one in alike if one.gpu or precision == "bf16"]
         return min(
             fit,
             key=lambda one: (one.gpu != gpu, one.gpu is None, one.kind != kind, abs(math.log(one.flops / flops))),
@@ -98,16 +102,14 @@ def known_gpu(name: str) -> str | None:
 
 
 def _steps(figures: Mapping[str, Any], file: Path) -> Sequence[MeasuredStep]:
-    """Of our own steps; those of compiled nets are left out, as training compiles none."""
-    names = [name for name, own in figures["own"].items() if not own["compiled"]]
-    if not names:
-        raise UserError(f"--measured {file} has compiled steps alone, and training compiles none; leave --compile out")
-    return [_step(figures, name, file) for name in names]
+    """Of our own steps."""
+    return [_step(figures, name, file) for name in figures["own"]]
 
 
 def _step(figures: Mapping[str, Any], name: str, file: Path) -> MeasuredStep:
     rates, device, batch = figures["rates"], figures["device"], figures["batch"]
-    precision, flops = figures["own"][name]["precision"], figures["flops"][name]["training"]
+    own, flops = figures["own"][name], figures["flops"][name]["training"]
+    precision, compiled = own["precision"], own["compiled"]
     gpu = known_gpu(device["name"]) if device["type"] == "cuda" else None
     peak = GPUS[gpu].tflops * 1e12 if gpu else figures["peaks"][precision]
     memory = GPUS[gpu].memory * 1e9 if gpu else rates["memory"]
@@ -122,8 +124,8 @@ def _step(figures: Mapping[str, Any], name: str, file: Path) -> MeasuredStep:
         raise UserError(f"--measured {file}: {name} reached {share:.0%} of its peak, which cannot be; measure it again")
     of = f"{GPUS[gpu].tflops:g} TFLOP/s, the data sheet's" if gpu else f"{peak / 1e12:.3g} TFLOP/s, measured beside it"
     what = f"net {figures['net']} ({figures['kind']}, {flops / 1e9:.4g} GFLOP an image), {batch} images a step"
-    where = f"{what}, {precision}, on {_device(device)}: {share:.0%} of {of}"
-    return MeasuredStep(figures["kind"], precision, flops, share, gpu, where)
+    where = f"{what}, {precision}{', compiled' if compiled else ''}, on {_device(device)}: {share:.0%} of {of}"
+    return MeasuredStep(figures["kind"], precision, compiled, flops, share, gpu, where)
 
 
 def _device(device: Mapping[str, Any]) -> str:

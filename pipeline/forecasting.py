@@ -32,7 +32,8 @@ def forecast(
     for name, plan in figures["plan"].items():
         load = load_of(experiment, name, plan, data)
         config = experiment.stages[name]
-        step = measured.step_for(config.net.kind, config.training.precision, load.flops, machine.gpu)
+        compiled = experiment.resources.compile
+        step = measured.step_for(config.net.kind, config.training.precision, load.flops, machine.gpu, compiled=compiled)
         hidden = 1.0 if loop is None or loop.hidden is None else loop.hidden
         rates = rates_of(machine, cluster, step, 1.0 if loop is None else loop.loop, hidden)
         rows = list(_rows(load, rates, config.training.steps, cluster.gpus))
@@ -40,6 +41,7 @@ def forecast(
             "utilisation": machine.utilisation if step is None else step.share,
             "calibration": None if step is None else step.where,
             "calibrated_on": None if step is None else step.gpu,
+            "none_fits": step is None and bool(measured.steps),
             "batch": load.batch,
             "rows": rows,
         }

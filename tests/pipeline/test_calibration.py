@@ -99,6 +99,19 @@ def test_the_figure_is_of_the_gpu_then_of_the_kind_then_of_the_nearest_flops(tmp
     assert measured.step_for("adm", "f32", 1e12, "h100") is None
 
 
+def test_compiled_steps_speak_for_trainings_that_compile(tmp_path: Path) -> None:
+    name = "rayfall bf16 compiled"
+    compiled = read_measured([written(
+        tmp_path, own={name: {"precision": "bf16", "compiled": True}}, rates={f"{name} train": 400.0, "memory": 2.5e12},
+        flops={name: {"training": 1.1e12}}, parameters={name: 296_000_000},
+    )])  # fmt: skip
+    assert compiled.step_for("adm", "bf16", 1e12, "h100") is None
+    found = compiled.step_for("adm", "bf16", 1e12, "h100", compiled=True)
+    assert found is not None
+    assert "bf16, compiled, on NVIDIA H100" in found.where
+    assert read_measured([written(tmp_path)]).step_for("adm", "bf16", 1e12, "h100", compiled=True) is None
+
+
 def test_a_share_of_float32_counts_where_it_is_one_of_the_data_sheets_peak(tmp_path: Path) -> None:
     f32: dict[str, Any] = {"own": {"rayfall bf16": {"precision": "f32", "compiled": False}}, "peaks": {"f32": 5e13}}
     on_gpu = read_measured([written(tmp_path, **f32)])
@@ -143,7 +156,6 @@ def test_a_loop_faster_than_no_loop_is_chance(tmp_path: Path) -> None:
     [
         ({"own": None}, "is of another form"),
         ({"peaks": {}, "device": CPU}, "has no usable 'bf16'"),
-        ({"own": {"rayfall bf16 compiled": {"precision": "bf16", "compiled": True}}}, "leave --compile out"),
         ({"batch": 1, "rates": {"rayfall bf16 train": 1e5, "memory": 1e12}}, "measure a larger --batch"),
         ({"rates": {"rayfall bf16 train": 2000.0, "memory": 1e12}}, "which cannot be"),
     ],
