@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.submission.reaching import require_cluster
+from stages.processor import HUGE_PAGES
 
 ENVIRONMENT = {
     # A local cluster is this user's own; every process must agree on the mode, so it is said, not guessed.
@@ -29,8 +30,10 @@ ENVIRONMENT = {
     # A busy machine may take more than the default minute to bring the dashboard up.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_usage_stats_enabled": "0",
+    **HUGE_PAGES,
 }
-OF_WORKERS = ("AWS_", "RAY_ACCEL_", "RAY_CHDIR_", "RAY_TRAIN_")  # what begins so is of the processes that do the work
+# What begins so is of the processes that do the work.
+OF_WORKERS = ("AWS_", "GLIBC_", "RAY_ACCEL_", "RAY_CHDIR_", "RAY_TRAIN_")
 
 
 @contextmanager
