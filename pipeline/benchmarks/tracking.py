@@ -23,7 +23,7 @@ from pipeline.tracking.journal import Journal
 from pipeline.tracking.metric_buffer import MetricBuffer
 from pipeline.tracking.outages import Outage
 
-METRICS = ("loss", "gradient_norm", "learning_rate", "images_per_second", "data_wait_share")
+METRICS = ("loss", "gradient_norm", "learning_rate", "images_per_second", "data_wait_share", "commit_wait_share")
 NOBODY = "http://127.0.0.1:9"  # the port of a service that swallows everything, where there is one at all
 EVERY = 0.5  # seconds; a training writes and sends ten times more seldom
 Keeper = Callable[[Path], AbstractContextManager[MetricBuffer | None]]

@@ -170,7 +170,7 @@ def test_training_goes_on_without_its_server_and_the_same_command_tells_it_all(
     heard = Heard(proxy)
     figures = workflow.run(experiment, "train", events=heard)
     assert figures["stages"]["base"]["step"] == 20
-    assert [line for line in heard.lines if "does not answer; 20 metrics are kept" in line]  # 4 steps of 5 metrics
+    assert [line for line in heard.lines if "does not answer; 24 metrics are kept" in line]  # 4 steps of 6 metrics
     (run,) = open_storage(experiment.store).list("tracking/metrics")
     assert losses(server.uri, run) == []
     proxy.faults.unavailable = 0.0
