@@ -43,6 +43,7 @@ from pipeline.errors import UserError
 from stages.benchmark import add_options, measure
 from stages.benchmarks.peers import NoSuchPeer
 from stages.benchmarks.timing import Timing, alternate
+from stages.processor import restart_with_huge_pages
 
 # (variant, what it is measured against): the rows of the table of ratios.
 PAIRS = (
@@ -216,4 +217,5 @@ def _print_needs(console: Console, needs: Sequence[Need], start: Measured, rate:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as a process has them that trains
     sys.exit(main())

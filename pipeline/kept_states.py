@@ -29,23 +29,24 @@ class KeptStates:
         self.commits, self.watched = commits, watched
         self.snapshots = Snapshots.of(commits, training)
         self.committed: Entry | None = None
-        self._told = stage, training, seed
+        self.stage, self.training, self.seed = stage, training, seed
 
     def averages_due(self, state: TrainState) -> list[Callable[[], Write]]:
         """What copies the averages of this step that are wanted later."""
         due = list[Callable[[], Write]]()
         if self.snapshots.are_due(state.step):
             due.append(partial(self.snapshots.copied, state))
-        if self.watched.are_due(state.step, self._told[1].steps):
-            due.append(partial(self.watched.copied, state, *self._told))
+        if self.watched.are_due(state.step, self.training.steps):
+            due.append(partial(self.watched.copied, state, self.stage, self.training, self.seed))
         return due
 
     def checkpoint(
         self, state: TrainState, history: Sequence[Mapping[str, float]], info: Mapping[str, Any], times: CommitTimes
     ) -> Write:
         """Copy the ``state``; the answer commits it, and raises OwnershipLost for a stale owner."""
-        checkpoint, lines = Checkpoint.of(*self._told, state), json.dumps(history)
-        info = {**info, "step": state.step, "final": state.step == self._told[1].steps}
+        checkpoint = Checkpoint.of(self.stage, self.training, self.seed, state)
+        lines = json.dumps(history)
+        info = {**info, "step": state.step, "final": state.step == self.training.steps}
 
         def write() -> Entry:
             with times.writing():

@@ -25,7 +25,7 @@ from stages.benchmarks.peaks import MEMORY, memory_variant, peak_variants
 from stages.benchmarks.peers import PEERS, NoSuchPeer, peer
 from stages.benchmarks.subjects import OURS, Flops, Subject, Work, count_flops, rayfall
 from stages.benchmarks.timing import Clock, Spread, Timing, Variant, alternate
-from stages.processor import HUGE_PAGES, prepare_processor
+from stages.processor import prepare_processor, restart_with_huge_pages
 
 PRECISIONS = ("f32", "bf16")
 Row = list[str]
@@ -208,6 +208,5 @@ def print_table(title: str, rows: Sequence[Row], heads: Row) -> None:
 
 
 if __name__ == "__main__":
-    if any(name not in os.environ for name in HUGE_PAGES):  # as a process has it that trains; read when one begins
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **HUGE_PAGES})
+    restart_with_huge_pages()  # as a process has them that trains
     sys.exit(main())

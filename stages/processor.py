@@ -9,6 +9,8 @@ of 2 MiB (``HUGE_PAGES``), most of all where several processes compute side by s
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 from contextlib import suppress
 
 # In the environment of a process that is started: its C library asks for huge pages. Where the system gives them to all
@@ -27,6 +29,15 @@ def prepare_processor(threads: int) -> None:
 
     torch.set_num_threads(threads)
     keep_freed_memory()
+
+
+def restart_with_huge_pages() -> None:
+    """Begin this process again with ``HUGE_PAGES`` in its environment, unless something is said there already.
+
+    For commands that compute themselves, first of all: the C library reads it when a process begins.
+    """
+    if not HUGE_PAGES.keys() <= os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **HUGE_PAGES})
 
 
 def keep_freed_memory() -> bool:

@@ -41,11 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-figures", default=None, help="a file for the figures of the fault matrix, as JSON")
 
 
+# At import, where else nothing happens: the conftest of a folder that is asked for by name imports torch before
+# pytest_configure is called, and torch reads its number of threads when it is imported.
+for foreign in [name for name in os.environ if name.startswith(FOREIGN) and name != "RAYFALL_DATA"]:
+    del os.environ[foreign]
+os.environ.update(SETTINGS)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test module is imported, so that torch starts with one thread."""
-    for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "RAYFALL_DATA"]:
-        del os.environ[name]
-    os.environ.update(SETTINGS)
+    """Before any test module is imported."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts into the background so, and the programs that tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,8 @@
 A line of JSON on standard input is one child: a worker that trains a stage with the given settings (`StageRun`, which
 `pipeline.training.train_loop` runs in every worker of Ray Train; Ray itself starts threads when it is imported). The
 child's process id is answered at once and its end when it came, a line
-each. It notes in the file ``ledger`` which examples it was given for which step and when its steps were done.
+each. It notes in the file ``ledger`` which examples it was given for which step, when its steps were done, and of which
+steps a commit was begun.
 
 How the child is to die, or what it is to do without, stands in the same line:
 
@@ -44,6 +45,7 @@ from pipeline.leases import Lease, Owner, this_process
 from pipeline.stage_run import StageRun
 from pipeline.storage import open_storage
 from pipeline.worker_settings import LoopSettings
+from stages.training import TrainState
 
 CHANGES = {"os.link", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 
@@ -60,8 +62,8 @@ def append(file: str, row: object) -> None:
 
 
 def keep_ledger(file: str, *, without_order: bool) -> None:
-    """Note each step that is read with its examples, and each that is done."""
-    whole, advance = StepBatches.read, StageRun.advance
+    """Note each step that is read with its examples, each that is done, and each whose commit is begun."""
+    whole, advance, copied = StepBatches.read, StageRun.advance, KeptStates.checkpoint
     first: list[int] = []
 
     def read(self: StepBatches, step: int) -> Any:
@@ -76,7 +78,13 @@ def keep_ledger(file: str, *, without_order: bool) -> None:
         append(file, {"pid": os.getpid(), "done": self.state.step, "at": time.monotonic()})
         return seen
 
+    def copy_and_note(self: KeptStates, state: TrainState, *about: Any) -> Any:
+        write = copied(self, state, *about)
+        append(file, {"pid": os.getpid(), "begun": state.step})
+        return write
+
     StepBatches.read, StageRun.advance = read, advance_and_note  # type: ignore[method-assign]
+    KeptStates.checkpoint = copy_and_note  # type: ignore[method-assign]
 
 
 def halt_after_commit(number: int, halt: Callable[[], None]) -> None:

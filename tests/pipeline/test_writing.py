@@ -87,10 +87,13 @@ def test_a_failure_of_the_training_is_not_hidden_by_one_of_writing(caplog: pytes
 
 
 def test_copying_counts_as_standing_still() -> None:
+    disk = Disk()
+    disk.free.set()
+
     def copy() -> Write:
         time.sleep(0.1)
-        return Disk().write(1)
+        return disk.write(1)
 
-    beside = BesideTraining()
-    beside.begin(copy)
-    assert 0.1 <= beside.waited < LONG
+    with BesideTraining() as beside:
+        beside.begin(copy)
+        assert 0.1 <= beside.waited < LONG

@@ -64,6 +64,20 @@ def test_memory_is_in_huge_pages_where_they_are_asked_for() -> None:
     assert told(HUGE, extra=HUGE_PAGES)[0] > 100 * 1024  # KiB of 128 MiB
 
 
+RESTARTED = """
+import os, sys
+from stages.processor import restart_with_huge_pages
+restart_with_huge_pages()
+print(sys.argv[1], int(os.environ["GLIBC_TUNABLES"] == sys.argv[2]))
+"""
+
+
+def test_a_command_begins_again_once_with_its_arguments() -> None:
+    asked, other = HUGE_PAGES["GLIBC_TUNABLES"], "glibc.malloc.arena_max=1"
+    assert told(RESTARTED, "7", asked) == [7, 1]
+    assert told(RESTARTED, "7", other, extra={"GLIBC_TUNABLES": other}) == [7, 1], "what somebody set is left alone"
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_what_is_freed_is_kept_until_it_is_given_back() -> None:
     (plain, _), (kept, given_back) = told(PAGES, "plain"), told(PAGES, "kept")
