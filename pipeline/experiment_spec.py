@@ -112,6 +112,11 @@ class ResourcesSpec(Spec):
         "dealt out of sampling_workers by what the stages compute; {STAGE: ACTORS} says how many, 1 where it is "
         "silent. The images are the same.",
     )
+    compiled_sampling: bool = Field(
+        False,
+        description="Draw samples with nets that torch compiles, anew in every worker process: for large sets on GPUs. "
+        "Needs a C++ compiler on every node; images differ from those of plain nets by rounding.",
+    )
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
     recompute: PositiveInt | None = Field(
         None,

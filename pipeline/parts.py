@@ -82,12 +82,12 @@ def compute_part(job: PartJob) -> int:
 def part_jobs(task: Task, function: str, first: int, count: int) -> list[PartJob]:
     """The parts of images ``first`` to ``count`` (excluded) of a node: ``first`` begins a canonical block.
 
-    Parts that a killed driver left are taken where the same code made them on the same kind of device, since all of a
-    result is said to be so.
+    Parts that a killed driver left are taken where the same code made them in the same way, since all of a result is
+    said to be made so.
     """
     config, context = dict(task.config), dict(task.context)
     assert first % config["block"] == 0, "a part begins where a block does"
-    made_by = f"{device_of(context)}-{context['threads']}-{source_of(function)[:16]}"
+    made_by = f"{way_of(context)}-{source_of(function)[:16]}"
     step = max(1, PART // config["block"]) * config["block"]
     objects, jobs = task.storage.objects(task.scratch), []
     for start in range(first, count, step):
@@ -151,6 +151,11 @@ def settle(context: Mapping[str, Any]) -> None:
 def device_of(context: Mapping[str, Any]) -> str:
     """Where a sampling task computes: on the GPU that was set aside for it, else on the CPU."""
     return "cuda" if context.get("gpus_per_sampling_worker", 0) > 0 else "cpu"
+
+
+def way_of(context: Mapping[str, Any]) -> str:
+    """How a sampling task computes, as far as the last bits depend on it: "cpu-1", "cuda-1-compiled"."""
+    return f"{device_of(context)}-{context['threads']}{'-compiled' if context.get('compiled_sampling') else ''}"
 
 
 class Assembly:

@@ -27,6 +27,7 @@ from pipeline.previews import joined
 from pipeline.restoration import consistency, restored
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
+from stages.compiling import NoCompiler, check_compiler
 from stages.images import downsample, to_float, to_uint8
 from stages.specs import StageSamplingSpec
 
@@ -49,7 +50,8 @@ def draw_part(job: PartJob) -> Rows:
     """The images of one part, drawn block by block and measured: arrays of one row per image."""
     settle(job.context)
     measures = measures_of(job.config, job.inputs, job.context)
-    trained = _trained(job.inputs["stage"], job.config["sampling"].get("ema_length"), device_of(job.context))
+    ema_length, compiled = job.config["sampling"].get("ema_length"), job.context.get("compiled_sampling", False)
+    trained = _trained(job.inputs["stage"], ema_length, device_of(job.context), compiled)
     return joined(
         (indices, asked, *_draw_block(job, trained, torch.from_numpy(indices), measures))
         for indices, asked in job.blocks()
@@ -136,9 +138,19 @@ def kept_name(level: float) -> str:
 
 
 @lru_cache(maxsize=4)  # a search over the EMA length reads one stage with many weights
-def _trained(folder: Path, ema_length: float | None, device: str) -> TrainedStage:
+def _trained(folder: Path, ema_length: float | None, device: str, compiled: bool) -> TrainedStage:
     """The stage in ``folder``, its average rebuilt at most once per process: a result never changes."""
-    return load_trained(folder, ema_length=ema_length, device=device)
+    return to_draw_from(folder, ema_length=ema_length, device=device, compiled=compiled)
+
+
+def to_draw_from(folder: Path, *, ema_length: float | None, device: str, compiled: bool) -> TrainedStage:
+    """The trained stage in ``folder``. Raises UserError where its net is to be compiled and cannot be."""
+    try:
+        if compiled:
+            check_compiler()
+    except NoCompiler as error:
+        raise UserError(f"resources.compiled_sampling: {error}") from error
+    return load_trained(folder, ema_length=ema_length, device=device, compiled=compiled)
 
 
 def _stored_rung(folder: Path, indices: Tensor, config: Mapping[str, Any]) -> Rung:

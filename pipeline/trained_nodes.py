@@ -69,6 +69,7 @@ class TrainedNodes:
             "threads": resources.threads,
             "sampling_workers": 1 if self.trial else resources.sampling_workers,
             "gpus_per_sampling_worker": resources.gpus_per_sampling_worker,
+            "compiled_sampling": resources.compiled_sampling,
         }
 
     @property

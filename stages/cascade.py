@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from stages.compiling import compiled
 from stages.guidance import guided, thresholded
 from stages.randomness import KeyedDraws
 from stages.samplers import Denoise, sample, step_rule
@@ -29,12 +30,23 @@ class TrainedStage:
 
     stage: Stage
     net: nn.Module
+    compiled: bool = False  # whether the net is called compiled (stages.compiling), which takes a C++ compiler
 
     def net_in(self, precision: str) -> nn.Module:
-        """The net to call under the autocast of ``precision``: for "bf16" one that is cast already."""
-        return self._cast if precision == "bf16" else self.net
+        """The net to call under the autocast of ``precision``: for "bf16" one that is cast already.
+
+        Raises NoCompiler where it is to be compiled and cannot be.
+        """
+        return self._called_in_bf16 if precision == "bf16" else self._called
 
     @cached_property
+    def _called(self) -> nn.Module:
+        return compiled(self.net) if self.compiled else self.net
+
+    @cached_property
+    def _called_in_bf16(self) -> nn.Module:
+        return compiled(self._cast()) if self.compiled else self._cast()
+
     def _cast(self) -> nn.Module:
         """A copy with the weights of convolutions and matrix products in bf16, to the bits of what autocast would make
         of them in every call anew; norms and embeddings stay as they are."""

@@ -149,7 +149,12 @@ def _step_of(folder: Path) -> int:
 
 
 def load_trained(
-    folder: Path, *, averaged: bool = True, ema_length: float | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    averaged: bool = True,
+    ema_length: float | None = None,
+    device: torch.device | str = "cpu",
+    compiled: bool = False,
 ) -> TrainedStage:
     """A stage ready to sample from, with its averaged weights (or the raw ones).
 
@@ -167,7 +172,7 @@ def load_trained(
         with torch.no_grad():
             for name, parameter in net.named_parameters():
                 parameter.copy_(rebuilt[name])
-    return TrainedStage(stage, net.to(device).eval().requires_grad_(False))
+    return TrainedStage(stage, net.to(device).eval().requires_grad_(False), compiled)
 
 
 def rebuilt_average(folder: Path, length: float) -> dict[str, Tensor]:

@@ -31,9 +31,8 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.fan_out import FanOut, on_ray
 from pipeline.results import folder_of
-from pipeline.sampling import refuse_nonfinite
+from pipeline.sampling import refuse_nonfinite, to_draw_from
 from stages.cascade import Rung, TrainedStage, levels_kept, sample_stage
-from stages.checkpoints import load_trained
 from stages.images import to_uint8
 from stages.processor import prepare_processor
 
@@ -87,7 +86,8 @@ class StageActor:
     def _trained(self) -> TrainedStage:
         drawing, number = self._drawing, self._number
         length = drawing.sampling[number].ema_length
-        return load_trained(folder_of(drawing.stages[number]), ema_length=length, device=drawing.device)
+        folder = folder_of(drawing.stages[number])
+        return to_draw_from(folder, ema_length=length, device=drawing.device, compiled=drawing.compiled)
 
     def ready(self) -> None:
         """Returns when the weights are there. Not done at the start: an actor that dies of it would start for ever."""

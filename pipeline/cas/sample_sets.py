@@ -32,12 +32,12 @@ from pipeline.data.publishing import Request, Written, publish
 from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
 from pipeline.fan_out import FanOut
-from pipeline.parts import fan_out_of
+from pipeline.parts import device_of, fan_out_of, way_of
 from pipeline.results import Place, folder_of, place_of
-from pipeline.sampling import refuse_nonfinite
+from pipeline.sampling import refuse_nonfinite, to_draw_from
 from pipeline.storage import sha256_of
 from stages.cascade import Cascade
-from stages.checkpoints import load_trained, read_description
+from stages.checkpoints import read_description
 from stages.images import to_uint8
 from stages.processor import prepare_processor
 from stages.specs import StageSamplingSpec, StageSpec
@@ -57,6 +57,7 @@ class Drawing:
     precision: str
     device: str
     threads: int
+    compiled: bool = False  # whether nets are called compiled
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class SampleContent:
         """The images of each block, of every stage, base first; drawn in this process."""
         drawing = self.drawing
         prepare_processor(drawing.threads)
-        cascade = _cascade(tuple(map(folder_of, drawing.stages)), drawing.sampling, drawing.device)
+        folders = tuple(map(folder_of, drawing.stages))
+        cascade = _cascade(folders, drawing.sampling, drawing.device, drawing.compiled)
         for block in self._blocks():
             rungs = cascade.sample_block(
                 block.indices.to(drawing.device),
@@ -109,10 +111,10 @@ class SampleContent:
 
 
 @lru_cache(maxsize=1)
-def _cascade(stages: tuple[Path, ...], sampling: tuple[StageSamplingSpec, ...], device: str) -> Cascade:
+def _cascade(stages: tuple[Path, ...], sampling: tuple[StageSamplingSpec, ...], device: str, compiled: bool) -> Cascade:
     """The trained cascade on ``device``, loaded once per process: a result never changes."""
     trained = [
-        load_trained(stage, ema_length=settings.ema_length, device=device)
+        to_draw_from(stage, ema_length=settings.ema_length, device=device, compiled=compiled)
         for stage, settings in zip(stages, sampling, strict=True)
     ]
     return Cascade(trained, sampling)
@@ -136,12 +138,13 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
         seed=config["seed"],
         block=config["block"],
         precision=config["precision"],
-        device="cuda" if task.context.get("gpus_per_sampling_worker", 0) > 0 else "cpu",
+        device=device_of(task.context),
         threads=task.context["threads"],
+        compiled=task.context.get("compiled_sampling", False),
     )
     count = config["images"] or len(training)
     request = _request(config, folders, count, training.manifest)
-    objects = task.storage.objects(f"{task.scratch}/shards")
+    objects = task.storage.objects(f"{task.scratch}/shards-{way_of(task.context)}")
     uniform = np.arange(len(training.classes))
     labels = training.labels if config["labels"] == "histogram" else uniform
 

@@ -13,7 +13,7 @@ from pipeline.dag import Node, Progress, Task, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.objects import LocalObjects
-from pipeline.parts import Assembly, PartJob, Rows, compute_part, load_stats, parts_of
+from pipeline.parts import Assembly, PartJob, Rows, compute_part, load_stats, part_jobs, parts_of
 from pipeline.scoring.statistics import BLOCK, FeatureStats, merge_stats
 from pipeline.storage import open_storage
 
@@ -131,9 +131,11 @@ def test_a_damaged_part_is_computed_once_more(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(found), np.arange(1000))
 
 
-def test_parts_of_other_threads_are_not_taken(tmp_path: Path) -> None:
-    for threads in (1, 2):
-        list(parts_of(task_of(tmp_path, threads=threads), f"{__name__}:counted_part", 256))
+@pytest.mark.parametrize("other", [{"threads": 2}, {"compiled_sampling": True}, {"gpus_per_sampling_worker": 0.5}])
+def test_parts_made_in_another_way_are_not_taken(tmp_path: Path, other: dict[str, Any]) -> None:
+    for context in ({}, other):
+        jobs = part_jobs(task_of(tmp_path, **context), f"{__name__}:counted_part", 0, 256)
+        list(map(compute_part, jobs))
     assert (tmp_path / CALLS).read_text().split() == ["0", "0"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,24 @@ def test_images_that_are_no_numbers_are_refused() -> None:
     images[2, 0, 1, 1] = torch.nan
     with pytest.raises(FloatingPointError, match=r"1 of 4 images of stage sr are not finite, .* number 10"):
         refuse_nonfinite(images, "sr", torch.arange(8, 12))
+
+
+def test_compiled_nets_are_asked_for_in_vain_where_there_is_no_compiler(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    task = task_of(trained, tmp_path / "out", inputs={"stage": trained / "base"})
+    with pytest.raises(UserError, match=r"^resources\.compiled_sampling: compiling a net needs a C\+\+ compiler"):
+        draw(replace(task, context={**task.context, "compiled_sampling": True}))
+
+
+@pytest.mark.slow
+def test_images_of_compiled_nets_are_drawn_in_parts(trained: Path, tmp_path: Path) -> None:
+    plain = drawn(trained, tmp_path / "plain")
+    task = task_of(trained, tmp_path / "compiled", inputs={"stage": trained / "base"})
+    draw(replace(task, context={**task.context, "compiled_sampling": True}))
+    found, expected = (np.load(folder / "images.npy") for folder in (task.out, plain))
+    assert np.abs(found - expected).max() < 1e-4
 
 
 @pytest.mark.ray

@@ -104,3 +104,12 @@ def test_how_nets_are_computed_is_told_to_the_workers_and_tells_no_results_apart
     assert (plain.context[setting], other.context[setting]) == (plainly, otherwise)
     assert other.digest == plain.digest
     assert other.context["run"] == plain.context["run"]
+
+
+def test_drawing_is_told_whether_nets_are_compiled(folder: Path) -> None:
+    plain, other = (
+        nodes_of(folder, {"samples": 10}, resources={"compiled_sampling": asked}).chained("base")
+        for asked in (False, True)
+    )
+    assert (plain.context["compiled_sampling"], other.context["compiled_sampling"]) == (False, True)
+    assert other.digest == plain.digest

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from stages.cascade import Cascade, Rung, TrainedStage, blocks_of, grid_of, low_res_input, sample_stage
+from stages.compiling import compiled
 from stages.randomness import KeyedDraws
 from stages.schedules import build_schedule
 from stages.specs import (
@@ -245,3 +247,44 @@ def test_a_net_that_is_cast_once_gives_the_bits_of_autocast(net: dict[str, Any])
     assert one.net_in("bf16") is one.net_in("bf16")
     assert any(parameter.dtype == torch.bfloat16 for parameter in one.net_in("bf16").parameters())
     assert all(torch.equal(*pair) for pair in zip(before, one.net.parameters(), strict=True))
+
+
+GUIDED = {"sampler": "ddim", "steps": 3, "guidance": 2.0, "guidance_interval": (-20.0, 0.0)}
+
+
+def blocks_of_compiled(stages: list[TrainedStage], precision: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same two blocks of a chain with guidance, by plain nets and by compiled ones."""
+    torch.compiler.reset()
+    found = []
+    for asked in (False, True):
+        cascade = chain([replace(stage, compiled=asked) for stage in stages], **GUIDED)
+        blocks = [
+            cascade.sample_block(torch.arange(first, first + 2), torch.tensor([0, 2]), seed=0, precision=precision)
+            for first in (0, 2)
+        ]
+        found.append(torch.cat([rungs[-1].images for rungs in blocks]))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_net_is_drawn_from_as_one_graph(
+    stages: list[TrainedStage], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch refuses a net that it would have to cut; its own kernels give the same bits."""
+    nets = list[torch.nn.Module]()
+
+    def compiled_by_torch(net: torch.nn.Module) -> Any:
+        nets.append(net)
+        return compiled(net, backend="eager")
+
+    monkeypatch.setattr("stages.cascade.compiled", compiled_by_torch)
+    plain, drawn = blocks_of_compiled(stages, precision)
+    assert torch.equal(drawn, plain)
+    assert len(nets) == 2, "one for each stage, compiled once"
+
+
+@pytest.mark.slow
+def test_images_of_compiled_nets_are_those_of_plain_ones_within_rounding(stages: list[TrainedStage]) -> None:
+    plain, drawn = blocks_of_compiled(stages, "f32")
+    assert drawn.sub(plain).abs().max() < 1e-4
+    assert not torch.equal(drawn, plain), "if they were the same bits they could share results"
