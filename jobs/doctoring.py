@@ -31,7 +31,7 @@ def doctor(
         ),
     ] = None,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Also try what its GPUs can do: bf16, torch.compile, sharing, NCCL.")
+        bool, typer.Option("--gpu", help="Also try what its GPUs can do: bf16, compiled nets, drawing, sharing, NCCL.")
     ] = False,
     settings: Settings = None,
     as_json: AsJson = False,

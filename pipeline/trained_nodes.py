@@ -106,7 +106,7 @@ class TrainedNodes:
         """The data set. Raises UserError when its source or folder cannot be used."""
         data = self.experiment.data
         if isinstance(data, DrawnData):
-            config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "png", "shard_size": SHARD_SIZE}
+            config = {**data.model_dump(mode="json", exclude={"shuffle"}), "encoding": "raw", "shard_size": SHARD_SIZE}
             return self._node("data", "pipeline.data.datasets:make_data", config)
         if isinstance(data, ShardData):
             assert self._manifest is not None, "shards have a manifest"

@@ -41,11 +41,15 @@ class TrainedStage:
 
     @cached_property
     def _called(self) -> nn.Module:
-        return compiled(self.net) if self.compiled else self.net
+        return self._as_called(self.net)
 
     @cached_property
     def _called_in_bf16(self) -> nn.Module:
-        return compiled(self._cast()) if self.compiled else self._cast()
+        return self._as_called(self._cast())
+
+    def _as_called(self, net: nn.Module) -> nn.Module:
+        """Compiled into one launch per call on a GPU: samplers use up what a net says before they ask again."""
+        return compiled(net, graphs=True) if self.compiled else net
 
     def _cast(self) -> nn.Module:
         """A copy with the weights of convolutions and matrix products in bf16, to the bits of what autocast would make

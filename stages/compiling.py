@@ -32,16 +32,19 @@ def check_compiler() -> None:
         )
 
 
-def compiled(net: nn.Module, *, backend: str = "inductor") -> Any:
+def compiled(net: nn.Module, *, backend: str = "inductor", graphs: bool = False) -> Any:
     """``net`` as it is to be called; its parameters stay those of ``net``. Raises NoCompiler.
 
     Dropout draws as torch itself does (``fallback_random``), from the generator that ``keyed_dropout`` seeds. A net
-    that cannot be compiled in one piece is refused by torch when it is called.
+    that cannot be compiled in one piece is refused by torch when it is called. With ``graphs`` all kernels of a call
+    are launched as one where the net is on a GPU (a CUDA graph): for calls without gradients, whose output is used up
+    before the next call, which writes into the same memory.
     """
     options: dict[str, Any] | None = None
     if backend == "inductor":
         check_compiler()
-        options = {"fallback_random": True}
+        on_gpu = any(parameter.is_cuda for parameter in net.parameters())
+        options = {"fallback_random": True, "triton.cudagraphs": graphs and on_gpu}
     compile_net: Any = torch.compile  # whose annotations know nothing of a limit
     return compile_net(
         net, fullgraph=True, dynamic=False, backend=backend, options=options, recompile_limit=MOST_VARIANTS

@@ -1,10 +1,11 @@
-"""What the cluster's GPUs can do, in two minutes: a step in bf16, compiled or not, placement, halves, NCCL."""
+"""What the cluster's GPUs can do, in minutes: a step in bf16, compiled or not, drawing, placement, halves, NCCL."""
 
 from __future__ import annotations
 
 import math
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.doctor.findings import Findings, Trouble
@@ -12,6 +13,8 @@ from pipeline.doctor.findings import Findings, Trouble
 PATIENCE = 180.0  # seconds for one of these checks
 STEPS = 5  # timed, after as many that are not
 NET = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "blocks": 1, "head_width": 32}
+DRAWN_STEPS = 8
+ROUNDING = 1e-2  # of images in [-1, 1], in float32: a level of 256 is 0.008
 ELEMENTS = 1 << 24  # float32 values that are added up over NCCL: 64 MiB
 
 
@@ -23,6 +26,7 @@ def check_gpus(gpus: float, findings: Findings) -> None:
     for compiled in (False, True):
         name = f"gpu bf16 {'compiled' if compiled else 'eager'}"
         findings.check(name, lambda compiled=compiled: check_step(compiled))  # type: ignore[misc]
+    findings.check("gpu drawing compiled", check_drawing)
     findings.check("gpu halves", check_halves)
     findings.check("gpu placement", lambda: check_placement(int(gpus)))
     findings.check("gpu nccl", lambda: check_nccl(min(2, int(gpus))))
@@ -63,6 +67,54 @@ def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[
     _wait(device)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
+
+
+def check_drawing() -> str:
+    """Images of a compiled net, whose kernels are launched as one, on one GPU: they must be those of the plain net."""
+    return told_of_drawing(_get([_remote(drawn_both_ways, num_gpus=1).remote()])[0])
+
+
+def told_of_drawing(found: Mapping[str, float]) -> str:
+    """A line about what ``drawn_both_ways`` found. Raises Trouble where that is more than rounding."""
+    if not found["difference"] <= ROUNDING:
+        raise Trouble(
+            f"images in [-1, 1] of a compiled net are off by up to {found['difference']:.3g} from those of the plain "
+            "one; leave resources.compiled_sampling false there, or try another torch"
+        )
+    return (
+        f"{1e3 * found['compiled']:.0f} ms a block of {found['block']} images in {DRAWN_STEPS} steps, "
+        f"{1e3 * found['plain']:.0f} ms without; off by up to {found['difference']:.1e}"
+    )
+
+
+def drawn_both_ways(device: str = "cuda", block: int = 32) -> dict[str, float]:
+    """Seconds that a second block takes, by a plain and a compiled net, and by how much the images differ at most."""
+    import torch
+
+    from stages.cascade import TrainedStage, sample_stage
+    from stages.specs import StageSamplingSpec, StageSpec
+    from stages.stage import Stage
+
+    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
+    net, generator = stage.build_net(seed=0), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():  # away from the zeros that a net begins with
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    net.to(device).eval().requires_grad_(False)
+    sampling = StageSamplingSpec.model_validate({"sampler": "ddim", "steps": DRAWN_STEPS, "guidance": 1.5})
+    labels, drawn, seconds = torch.arange(block, device=device) % 10, [], []
+    for compiled in (False, True):
+        trained = TrainedStage(stage, net, compiled)
+        for first in (0, block):
+            _wait(device)
+            started = time.monotonic()
+            indices = torch.arange(first, first + block, device=device)
+            images = sample_stage(trained, sampling, indices, labels, None, seed=0).images
+            _wait(device)
+        drawn.append(images.cpu())
+        seconds.append(time.monotonic() - started)
+    difference = float((drawn[1] - drawn[0]).abs().max())
+    return {"plain": seconds[0], "compiled": seconds[1], "difference": difference, "block": block}
 
 
 def check_halves() -> str:

@@ -86,8 +86,7 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     batch = batch_of(work)
     stored = replace(batch, images=batch.images.to(memory_format=torch.channels_last))  # as bytes come from shards
     trained: Any = compiled_net(state.net) if compiled else state.net
-    averaged = TrainedStage(stage, state.ema).net_in(precision)
-    sampled: Any = compiled_net(averaged) if compiled else averaged
+    sampled = TrainedStage(stage, state.ema, compiled).net_in(precision)
     logsnr = torch.zeros(())
     low_res = None
     if work.low_res_size is not None:

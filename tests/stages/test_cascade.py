@@ -273,9 +273,9 @@ def test_a_net_is_drawn_from_as_one_graph(
     """torch refuses a net that it would have to cut; its own kernels give the same bits."""
     nets = list[torch.nn.Module]()
 
-    def compiled_by_torch(net: torch.nn.Module) -> Any:
+    def compiled_by_torch(net: torch.nn.Module, **asked: Any) -> Any:
         nets.append(net)
-        return compiled(net, backend="eager")
+        return compiled(net, backend="eager", **asked)
 
     monkeypatch.setattr("stages.cascade.compiled", compiled_by_torch)
     plain, drawn = blocks_of_compiled(stages, precision)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stages.compiling import NoCompiler, compiled
 from stages.recomputing import recompute_from
@@ -72,6 +73,20 @@ def test_without_a_compiler_there_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(NoCompiler, match=r"neither g\+\+ nor clang\+\+; install one .*, or compile no nets$"):
         compiled(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "told"), [("cpu", True, False), ("cuda", True, True), ("cuda", False, False)]
+)
+def test_kernels_are_launched_as_one_on_a_gpu_where_that_is_asked_for(
+    device: str, asked: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = dict[str, Any]()
+    monkeypatch.setattr(torch, "compile", lambda net, **options: seen.update(options))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net = torch.nn.Linear(2, 2, device=device)
+    compiled(net, graphs=asked)
+    assert seen["options"] == {"fallback_random": True, "triton.cudagraphs": told}
 
 
 @pytest.mark.slow

@@ -79,6 +79,19 @@ def test_the_timed_step_runs_where_there_is_no_gpu() -> None:
     assert found["loss"] > 0
 
 
+@pytest.mark.slow
+def test_images_are_drawn_both_ways_where_there_is_no_gpu() -> None:
+    found = gpus.drawn_both_ways(device="cpu", block=2)
+    assert 0 < found["difference"] < 1e-4, "in float32"
+    assert f"off by up to {found['difference']:.1e}" in gpus.told_of_drawing(found)
+
+
+@pytest.mark.parametrize("difference", [0.5, float("nan")])
+def test_images_that_are_off_by_more_than_rounding_are_told(difference: float) -> None:
+    with pytest.raises(Trouble, match=r"off by up to (0\.5|nan) .*; leave resources\.compiled_sampling false there"):
+        gpus.told_of_drawing({"difference": difference, "plain": 1.0, "compiled": 1.0, "block": 2})
+
+
 @pytest.mark.ray
 def test_a_call_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch, ray_cluster: None) -> None:
     monkeypatch.setattr(gpus, "PATIENCE", 0.5)
