@@ -28,6 +28,7 @@ from pipeline.classifier_spec import ClassifierSpec
 from pipeline.data.ordering import ExampleOrder
 from pipeline.errors import UserError
 from stages.images import downsample, to_float, upsample
+from stages.optimizers import AdamW
 
 DESCRIPTION_FILE = "classifier.json"
 WEIGHTS_FILE = "classifier.safetensors"
@@ -134,7 +135,7 @@ def train_classifier(
             size=examples.image_size,
         )
     net = net.to(device=device).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    optimizer = AdamW(net.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     order = ExampleOrder(examples.counts, seed=seed, stage="classifier")
     losses = torch.empty(spec.steps, device=device)  # looked at in the end: no step is waited for
     for step in range(spec.steps):

@@ -87,7 +87,7 @@ def _announced_to_all() -> Notice | None:
 
 @dataclass
 class OwnNode:
-    """The node of this process, for a worker that is alone: Ray Train watches groups, and not its local mode."""
+    """The node of this process, for a worker that is alone: Ray Train, which watches groups, has no part in it."""
 
     every: float = EVERY
     _asked: float = field(default=-math.inf, init=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,21 @@ class Session:
 
         self.runs = ExperimentRuns.open(self.experiment, tracking_uri(self.experiment), stages)
         return self.runs
+
+    def begin(self, stages: Sequence[str]) -> ExperimentRuns:
+        """``track``, and where one of ``stages`` is to be trained start Ray meanwhile: importing MLflow takes seconds,
+        and so do Ray's processes."""
+        with ThreadPoolExecutor(1, thread_name_prefix="tracking") as beside:
+            opened = beside.submit(self.track, stages)
+            try:
+                nodes = Nodes(self.experiment)
+                if missing([nodes.train(name) for name in stages], self.storage):
+                    self.start_ray()
+            except BaseException:
+                with suppress(Exception):  # this one came first; runs that were opened end with the session
+                    opened.result()
+                raise
+            return opened.result()
 
     @property
     def tracking(self) -> Tracking | None:

@@ -5,12 +5,18 @@ Not what is trained: ``pipeline.training`` trains stages, ``pipeline.cas.trainin
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.commits import CommitLog
+import torch
+
+from pipeline.commits import CommitLog, Entry
 from pipeline.errors import REFUSALS
 
 log = logging.getLogger(__name__)
@@ -22,8 +28,24 @@ FAILURES = 3  # of workers, that Ray answers by itself
 START_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of a training's workers, as whatever started it knows it."""
+
+    rank: int
+    world: int  # how many there are
+    local_world: int  # of them on this node
+    device: torch.device
+    report: Callable[[Entry | None, dict[str, float]], None]
+    """Called by all workers, equally often, with metrics and a commit."""
+
+
+Loop = Callable[[dict[str, Any], Worker], None]
+"""What a worker runs, given the settings."""
+
+
 def run_workers(
-    loop: Callable[[dict[str, Any]], None],
+    loop: Loop,
     settings: Mapping[str, Any],
     *,
     context: Mapping[str, Any],
@@ -31,24 +53,32 @@ def run_workers(
     name: str,
     place: str,
 ) -> None:
-    """Run ``loop(settings)`` in every worker, with Ray's own files at ``place``, until it ended well.
+    """Run ``loop(settings, worker)`` in every worker, with Ray's own files at ``place``, until it ended well.
 
     Raises what Ray raises when its retries are used up, and at once what a worker would meet again (``REFUSALS``): a
     shard that was altered, say. Elastic workers are on nodes that come and go, more often than any number of retries
     foresees: they are given up only when an attempt came no further, by ``commits``, than the one before.
 
-    With ``context["in_place"]`` the one worker is this process (Ray Train's local mode), which holds what a worker
-    needs and has the libraries loaded already: three processes less to start. Nothing is missed: what Ray would store
-    are pointers to our commits, and whoever started this process starts it again when it dies.
+    With ``context["in_place"]`` the one worker is this process, which holds what a worker needs: three processes less
+    to start, and not even Ray Train to import. Nothing is missed: what Ray would store are pointers to our commits, and
+    whoever started this process starts it again when it dies.
     """
+
+    def reached() -> int:
+        return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
+
+    if context.get("in_place"):
+        assert context["workers"] == 1, "one process is one worker"
+        worker = alone(gpu=bool(context.get("gpus_per_worker")))
+        while_it_advances(lambda: loop(dict(settings), worker), reached, Exception)
+        return
+
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from pipeline.refusals import EndOnRefusal, refusal_behind
 
-    in_place = bool(context.get("in_place"))
     elastic = not isinstance(context["workers"], int)
-    assert not (in_place and context["workers"] != 1), "one process is one worker"
     if elastic:
         # Ray hands it on from here to the process that starts the workers; there is no argument for it.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
@@ -56,9 +86,9 @@ def run_workers(
 
     def attempt() -> None:
         trainer = TorchTrainer(
-            loop,
+            lambda config: loop(config, of_ray_train()),
             train_loop_config=dict(settings),
-            scaling_config=ScalingConfig(num_workers=0) if in_place else ScalingConfig(**scaling_of(context)),
+            scaling_config=ScalingConfig(**scaling_of(context)),
             run_config=RunConfig(
                 name=f"{name}-{len(commits.entries())}",
                 storage_path=place,
@@ -73,15 +103,40 @@ def run_workers(
                 raise refusal from error
             raise
 
-    def reached() -> int:
-        return max((entry.info.get("step", 0) for entry in commits.entries()), default=0)
-
     if elastic:
         while_it_advances(attempt, reached, TrainingFailedError)
-    elif in_place:
-        while_it_advances(attempt, reached, Exception)
     else:
         attempt()
+
+
+def alone(*, gpu: bool) -> Worker:
+    """The only worker of a training: nobody waits for what it reports."""
+    return Worker(0, 1, 1, torch.device("cuda", 0) if gpu else torch.device("cpu"), lambda entry, metrics: None)
+
+
+def of_ray_train() -> Worker:
+    """This process, a worker of Ray Train."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    return Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        local_world=context.get_local_world_size(),
+        device=ray.train.torch.get_device(),
+        report=_report_pointer,
+    )
+
+
+def _report_pointer(entry: Entry | None, metrics: dict[str, float]) -> None:
+    """Tell Ray of a commit: a checkpoint that holds nothing but the name of ours."""
+    import ray.train
+
+    with tempfile.TemporaryDirectory() as folder:
+        if entry is not None:
+            (Path(folder) / "pointer.json").write_text(json.dumps({"folder": entry.folder, "number": entry.number}))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def while_it_advances(attempt: Callable[[], None], reached: Callable[[], int], failure: type[Exception]) -> None:

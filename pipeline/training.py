@@ -1,8 +1,8 @@
 """Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time.
 
-A single worker is the node's own process (Ray Train's local mode): nothing is started for it, and Ray runs the node
-again where it is lost. Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker
-and is ``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts
+A single worker is the node's own process: nothing is started for it, and Ray runs the node again where it is lost.
+Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker and is
+``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts
 reads our commit log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a
 range of workers is asked for: when a node is lost, or one comes, the workers start again in the number that there is
 room for, from the newest commit; where the loss is announced, they commit first (``pipeline.preemption``). Averages
@@ -11,9 +11,7 @@ stored on the way are commits beside the checkpoints (``pipeline.snapshots``).
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.claims import claimed
-from pipeline.commits import CommitLog, Entry
+from pipeline.commits import CommitLog
 from pipeline.dag import Task
 from pipeline.preemption import announced_to
 from pipeline.results import place_of
 from pipeline.snapshots import Snapshots
 from pipeline.stage_run import StageRun
-from pipeline.train_workers import run_workers
+from pipeline.train_workers import Worker, run_workers
 from pipeline.worker_settings import LoopSettings, told_by
 from stages.checkpoints import AVERAGES
 from stages.processor import prepare_processor
@@ -94,36 +92,16 @@ def _owned(task: Task) -> AbstractContextManager[Any]:
 
 
 def fit(settings: LoopSettings, context: Mapping[str, Any], commits: CommitLog) -> None:
-    """Run ``train_loop`` under Ray Train; raises as ``run_workers`` does."""
+    """Run ``train_loop`` in all workers; raises as ``run_workers`` does."""
     name, place = settings.run.removeprefix("runs/"), commits.storage.ray_address("ray-train")
     asked = {**vars(settings), "asked": time.time()}
     run_workers(train_loop, asked, context=context, commits=commits, name=name, place=place)
 
 
-def train_loop(config: dict[str, Any]) -> None:
+def train_loop(config: dict[str, Any], worker: Worker) -> None:
     """What every worker runs: resume from the log, step, commit, until the asked number of steps is reached."""
-    import ray.train
-    import ray.train.torch
-
     settings = LoopSettings(**config)
     prepare_processor(settings.threads)
-    context = ray.train.get_context()
-    run = StageRun(
-        settings,
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        local_world=context.get_local_world_size(),
-    )
+    run = StageRun(settings, rank=worker.rank, world=worker.world, device=worker.device, local_world=worker.local_world)
     run.resume()
-    run.train(report=_report_pointer, announced=announced_to(run.ranks.world))
-
-
-def _report_pointer(entry: Entry | None, metrics: dict[str, float]) -> None:
-    """Tell Ray of a commit: a checkpoint that holds nothing but the name of ours."""
-    import ray.train
-
-    with tempfile.TemporaryDirectory() as folder:
-        if entry is not None:
-            (Path(folder) / "pointer.json").write_text(json.dumps({"folder": entry.folder, "number": entry.number}))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    run.train(report=worker.report, announced=announced_to(worker.world))

@@ -74,7 +74,7 @@ def run(
     with at_work(experiment, "experiment"), Session(experiment, events) as session:
         if goal == "data":
             return {"data": dict(session.execute([session.nodes.data])["data"].summary)}
-        runs = session.track((only or experiment.names) if goal == "train" else session.declared)
+        runs = session.begin((only or experiment.names) if goal == "train" else session.declared)
         if goal == "train":
             return {"stages": session.train(only), "seconds": time.time() - started}
         if goal == "search":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.averages import average_decay, gamma_of
+from stages.optimizers import AdamW
 from stages.randomness import KeyedDraws
 from stages.specs import TrainingSpec, ema_decay, learning_rate_at
 from stages.stage import Net, Stage
@@ -36,7 +37,7 @@ class TrainState:
         """State before the first step; a function of the specs and ``seed``."""
         net = stage.build_net(seed).to(device)
         ema = copy.deepcopy(net).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(
+        optimizer = AdamW(
             net.parameters(),
             lr=training.learning_rate,
             betas=training.betas,

@@ -2,19 +2,17 @@
 
 The loop reads shards, logs, looks for notices and commits; the bare loop takes the same step on one batch that lies
 ready, in a process of its own with as many threads. Two workers that train one stage are compared with two trainings of
-one worker each at the same time. Variants take turns; each is seconds per image, of the median window of logged steps.
-The exchange of gradients is measured alone, too: ``rayfall plan --measured`` works out of it how much is hidden, of a
-net of several buckets such as ``wide``.
+one worker each at the same time, and so are two bare loops that begin each step together, or share gradients, with two
+that know nothing of each other: what of it is Ray's, and what the machine's. Variants take turns; each is seconds per
+image, of the median window of logged steps. The exchange of gradients is measured alone, too: ``rayfall plan
+--measured`` works out of it how much is hidden, of a net of several buckets such as ``wide``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.benchmarks.bare_loops import IN_STEP, SHARING, SIDE_BY_SIDE, WORLDS, bare_rate, exchange_seconds
 from pipeline.calibration import BARE, BOTH, ONE, TWO
 from pipeline.cluster import ray_cluster
 from pipeline.dag import stored
@@ -45,42 +44,7 @@ NETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "head_width": 8},
 }
 # What is a share of what: time per image of the first over that of the second.
-PAIRS = ((ONE, BARE), (TWO, BOTH))
-
-BARE_LOOP = """
-import json, sys, time, torch
-from stages.processor import prepare_processor
-from stages.specs import StageSpec, TrainingSpec
-from stages.stage import Stage
-from stages.training import Batch, TrainState, train_step
-told = json.loads(sys.argv[1])
-prepare_processor(1)
-stage, training = Stage.build(StageSpec.model_validate(told["stage"])), TrainingSpec.model_validate(told["training"])
-state, size = TrainState.start(stage, training, 0), training.batch_size
-batch = Batch(torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % stage.spec.classes, torch.arange(size))
-rates, mark = [], time.monotonic()
-while state.step < training.steps:
-    train_step(stage, state, batch, training=training, seed=0)
-    if state.step % told["every"] == 0:
-        rates.append(told["every"] * size / (time.monotonic() - mark))
-        mark = time.monotonic()
-print(json.dumps(rates))
-"""
-
-ALL_REDUCE = """
-import json, sys, time, torch, torch.distributed as dist
-told = json.loads(sys.argv[1])
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://" + told["meeting"], rank=told["rank"], world_size=2)
-buckets, seconds = torch.zeros(told["numbers"]).split(told["bucket"]), []
-for _ in range(told["rounds"]):
-    dist.barrier()
-    mark = time.monotonic()
-    for bucket in buckets:
-        dist.all_reduce(bucket)
-    seconds.append(time.monotonic() - mark)
-print(json.dumps(seconds))
-"""
+PAIRS = ((ONE, BARE), (TWO, BOTH), (IN_STEP, SIDE_BY_SIDE), (SHARING, SIDE_BY_SIDE))
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +60,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 def measure_training(chosen: argparse.Namespace) -> dict[str, Any]:
     """All figures, printed as they come."""
     with tempfile.TemporaryDirectory(prefix="rayfall-") as folder, ray_cluster(None):
-        seconds: dict[str, list[float]] = {name: [] for name in (ONE, BARE, TWO, BOTH)}
+        variants = (ONE, BARE, TWO, BOTH, SIDE_BY_SIDE, IN_STEP, SHARING)
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
         names = list(seconds)
         parameters, exchanges = _parameters(chosen), []
         for repeat in range(chosen.repeats):
-            exchanges.append(_all_reduce_seconds(parameters, Path(folder) / f"meeting-{repeat}"))
-            for name in (*names[repeat % 4 :], *names[: repeat % 4]):
+            meeting = Path(folder) / f"exchange-{repeat}"
+            exchanges.append(exchange_seconds(parameters, BUCKET_BYTES // NUMBER_BYTES, meeting))
+            for name in (*names[repeat % len(names) :], *names[: repeat % len(names)]):
                 seconds[name].append(1.0 / _rate(name, Path(folder), repeat, chosen))
     timings = {name: Timing(tuple(found)) for name, found in seconds.items()}
     ratios = {f"{one} / {other}": timings[one].share_of(timings[other]) for one, other in PAIRS}
@@ -120,8 +86,9 @@ def measure_training(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _rate(name: str, folder: Path, repeat: int, chosen: argparse.Namespace) -> float:
     """Images per second of one variant, all its workers together."""
-    if name == BARE:
-        return _bare_rate(chosen)
+    if name in WORLDS:
+        training = {"steps": chosen.steps, "batch_size": chosen.batch, "precision": chosen.precision}
+        return bare_rate(name, _stage(chosen), training, chosen.every, folder / f"{name} {repeat}")
     store, seeds = folder / "store", (2 * repeat, 2 * repeat + 1) if name == BOTH else (2 * repeat,)
     workers = 2 if name == TWO else 1
     experiments = [training_experiment(store / name, workers, seed=seed, chosen=chosen) for seed in seeds]
@@ -161,28 +128,6 @@ def _stage(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _parameters(chosen: argparse.Namespace) -> int:
     return parameter_count(Stage.build(StageSpec.model_validate(_stage(chosen))).new_net())
-
-
-def _all_reduce_seconds(parameters: int, meeting: Path) -> float:
-    """Of all gradients among two processes that do nothing else, in buckets as DistributedDataParallel makes them."""
-    told = {"meeting": str(meeting), "numbers": parameters, "bucket": BUCKET_BYTES // NUMBER_BYTES, "rounds": 20}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", ALL_REDUCE, json.dumps({**told, "rank": rank})], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    told_by = [process.communicate()[0] for process in started]
-    seconds: list[float] = json.loads(told_by[0])
-    return statistics.median(seconds)
-
-
-def _bare_rate(chosen: argparse.Namespace) -> float:
-    training = {"steps": chosen.steps, "batch_size": chosen.batch, "precision": chosen.precision}
-    told = json.dumps({"stage": _stage(chosen), "training": training, "every": chosen.every})
-    found = subprocess.run([sys.executable, "-c", BARE_LOOP, told], check=True, capture_output=True, text=True)
-    rates: list[float] = json.loads(found.stdout)
-    return statistics.median(rates[1:])
 
 
 def _median_rate(history: Sequence[Mapping[str, float]]) -> float:

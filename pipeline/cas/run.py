@@ -50,6 +50,7 @@ from pipeline.step_window import StepWindow
 from pipeline.storage import open_storage
 from pipeline.worker_settings import WorkerSettings
 from stages.images import to_float
+from stages.optimizers import SGD
 from stages.randomness import KeyedDraws
 from stages.training import StepReport
 
@@ -100,7 +101,7 @@ class CasRun:
         with self._shortages_named():
             self.net = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: Any = self.net
-        self.optimizer = torch.optim.SGD(parameter_groups(self.net, spec.weight_decay), lr=0.0, momentum=spec.momentum)
+        self.optimizer = SGD(parameter_groups(self.net, spec.weight_decay), lr=0.0, momentum=spec.momentum)
         storage = open_storage(settings.storage, known=True)
         self.commits = CommitLog(storage, settings.run, owner=this_process(), clock=time.time)
         self.inquest = Inquest(storage, settings.run, "the classification accuracy score", spec.seed, self.batches)

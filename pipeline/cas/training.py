@@ -23,7 +23,7 @@ from pipeline.experiment import digest_of
 from pipeline.preemption import announced_to
 from pipeline.results import place_of
 from pipeline.revision import git_revision
-from pipeline.train_workers import run_workers
+from pipeline.train_workers import Worker, run_workers
 from pipeline.worker_settings import told_by
 from stages.processor import prepare_processor
 
@@ -96,20 +96,10 @@ def _settings(task: Task, run: str) -> CasSettings:
     )
 
 
-def cas_loop(config: dict[str, Any]) -> None:
+def cas_loop(config: dict[str, Any], worker: Worker) -> None:
     """What every worker runs: go on from the log, step, test after the last step, commit."""
-    import ray.train
-    import ray.train.torch
-
     settings = CasSettings(**config)
     prepare_processor(settings.threads)
-    context = ray.train.get_context()
-    run = CasRun(
-        settings,
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        local_world=context.get_local_world_size(),
-    )
+    run = CasRun(settings, rank=worker.rank, world=worker.world, device=worker.device, local_world=worker.local_world)
     run.resume()
-    run.train(lambda entry: None, announced_to(run.ranks.world))
+    run.train(lambda entry: None, announced_to(worker.world))

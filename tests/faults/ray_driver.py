@@ -16,7 +16,7 @@ from typing import Any
 WORKERS = 2
 
 
-def loop(config: dict[str, Any]) -> None:
+def loop(config: dict[str, Any], worker: Any) -> None:
     """``train_loop`` with a ledger: of each step that is read the examples, the worker and who is rank 0 of its group.
 
     Sent by value, so it imports what it needs."""
@@ -37,7 +37,7 @@ def loop(config: dict[str, Any]) -> None:
         return whole(self, step)
 
     StepBatches.read = read  # type: ignore[method-assign]
-    train_loop(config)
+    train_loop(config, worker)
 
 
 def train(told: dict[str, Any]) -> int:

@@ -444,7 +444,7 @@ def test_a_mark_ends_training_after_a_commit_and_it_goes_on_without_the_mark(
     run.advance = advance_and_mark  # type: ignore[method-assign]
     run.train(report)
     assert committed == [5]
-    with pytest.raises(TrainingStopped):  # at the first step that it logs, as Ray Train runs it in this process
+    with pytest.raises(TrainingStopped):  # at the first step that it logs
         train_stage(in_place(settings, tmp_path / "stopped"))
     assert StageRun(settings, rank=0, world=1, device="cpu").commits.entries()[-1].info["step"] == 6
     storage.remove("called-off")
@@ -466,7 +466,10 @@ def test_the_start_is_measured_until_the_first_step(data: Path, tmp_path: Path) 
     assert later.start_seconds is None
 
 
-def test_a_worker_in_place_trains_as_any_other(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_worker_in_place_trains_as_any_other(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train", None)  # a second of imports that one process has no use for
     summary = train_stage(in_place(settings_of(data, tmp_path), tmp_path / "out"))
     assert (summary["step"], summary["start_seconds"] > 0.0) == (STEPS, True)
     assert_equal_bits(final(tmp_path), final(uninterrupted))

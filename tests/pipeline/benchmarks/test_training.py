@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import benchmark
+from pipeline.benchmarks.bare_loops import ALONE, IN_STEP, SHARING, SIDE_BY_SIDE
 from pipeline.calibration import BARE, BOTH, ONE, TWO, read_measured
 
 
@@ -21,7 +22,8 @@ def test_the_command_prints_its_tables_and_writes_its_figures(
     assert benchmark.main(["training", *asked]) == 0
     assert "time per image of" in capsys.readouterr().out
     figures = json.loads(out.read_text())
-    assert set(figures["rates"]) == {ONE, BARE, TWO, BOTH}
+    assert set(figures["rates"]) == {ONE, BARE, TWO, BOTH, SIDE_BY_SIDE, IN_STEP, SHARING}
+    assert BARE == ALONE
     share = figures["ratios"][f"{ONE} / {BARE}"][0]
     assert share == pytest.approx(figures["rates"][BARE] / figures["rates"][ONE])
     assert len(figures["all_reduce_seconds"]) == 1

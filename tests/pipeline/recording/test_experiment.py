@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.commits import CommitLog
+from pipeline.errors import UserError
 from pipeline.events import Silence
 from pipeline.experiment import load_experiment, with_settings
 from pipeline.experiment_spec import Experiment
@@ -107,6 +108,34 @@ def test_what_ends_a_command_while_its_runs_are_opened_ends_those_that_are(exper
         "tiny": "FAILED",
         "train/base": "FAILED",
     }
+
+
+def test_runs_are_opened_while_ray_starts_and_end_with_what_ends_that(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Session) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "start_ray", interrupted)
+    with pytest.raises(KeyboardInterrupt), Session(experiment, Silence()) as session:
+        session.begin(["base"])
+    ended = {name: run.info.status for name, run in runs(experiment).items()}
+    assert ended == {"tiny": "KILLED", "train/base": "KILLED"}
+    train(experiment, "base")
+    with Session(experiment, Silence()) as session:  # Ray is not needed for what is stored
+        assert set(session.begin(["base"]).tracking.runs) == {"base"}
+
+
+def test_runs_that_cannot_be_opened_are_told_where_ray_is_started_beside(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = list[Session]()
+    monkeypatch.setattr(Session, "start_ray", lambda session: started.append(session))
+    nowhere = with_settings(experiment, {"tracking.uri": "http://127.0.0.1:9"})
+    refused = pytest.raises(UserError, match=r"tracking\.uri http://127\.0\.0\.1:9 cannot be used")
+    with refused, Session(nowhere, Silence()) as session:
+        session.begin(["base"])
+    assert len(started) == 1
 
 
 def test_a_run_that_cannot_be_ended_keeps_no_other_open_and_hides_no_error(
