@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+Backend = Callable[..., Any]
+"""What torch.compile hands graphs to."""
 
 # Beyond what one net needs: a piece of a batch, a shorter last one, with gradients and without. Several nets of one
 # class in a process share the count.
@@ -32,7 +36,7 @@ def check_compiler() -> None:
         )
 
 
-def compiled(net: nn.Module, *, backend: str = "inductor", graphs: bool = False) -> Any:
+def compiled(net: nn.Module, *, backend: str | Backend = "inductor", graphs: bool = False) -> Any:
     """``net`` as it is to be called; its parameters stay those of ``net``. Raises NoCompiler.
 
     Dropout draws as torch itself does (``fallback_random``), from the generator that ``keyed_dropout`` seeds. A net

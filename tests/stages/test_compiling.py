@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,40 @@ def test_a_net_is_one_graph(kind: str) -> None:
 
 def test_blocks_that_are_computed_again_stay_in_the_graph() -> None:
     assert losses("uvit", "aot_eager", side=4) == losses("uvit", None)
+
+
+def test_among_workers_the_graph_is_cut_where_gradients_are_exchanged(tmp_path: Path) -> None:
+    """In one piece all gradients would be there at once, in the end, and nothing would hide their exchange."""
+    graphs = list[torch.fx.GraphModule]()
+
+    def counting(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    wide = {**NETS["unet"], "channels": 64, "head_width": 32, "blocks": 1}
+    stage = Stage.build(StageSpec.model_validate({"name": "base", "size": 8, "classes": 3, "net": wide}))
+    buckets = list[int]()
+
+    def noted(bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        buckets.append(bucket.index())
+        future = torch.futures.Future[torch.Tensor]()
+        future.set_result(bucket.buffer())
+        return future
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(
+            compiled(stage.new_net(), backend=counting), bucket_cap_mb=1, gradient_as_bucket_view=True
+        )
+        model.register_comm_hook(None, lambda _, bucket: noted(bucket))
+        for _ in range(2):  # buckets are laid out after the first backward pass
+            buckets.clear()
+            model(torch.ones(2, 3, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.long)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert buckets == list(range(len(buckets)))
+    assert len(buckets) > 2
+    assert len(graphs) >= len(buckets)
 
 
 def test_a_net_that_asks_for_values_is_refused() -> None:
