@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_submission_options(submission)
     tracking = parts.add_parser("tracking", help="what keeping metrics costs a step, with and without a server")
     add_tracking_options(tracking)
-    training = parts.add_parser("training", help="the loop under Ray Train beside the bare step; two workers")
+    training = parts.add_parser("training", help="the loop on Ray beside the bare step; two workers")
     add_training_options(training)
     precision = parts.add_parser("precision", help="the loss curve in bf16 beside that in float32")
     add_precision_options(precision)

@@ -21,7 +21,7 @@ from pipeline.forecast import BACKWARD_SHARE, BUCKET_BYTES, NUMBER_BYTES, Load, 
 from pipeline.machines import GPUS
 
 # The variants of ``pipeline.benchmark training``.
-ONE, TWO, BOTH, BARE = "one worker under Ray Train", "two workers of one", "two trainings at once", "bare loop"
+ONE, TWO, BOTH, BARE = "one worker on Ray", "two workers of one", "two trainings at once", "bare loop"
 WRITERS = "python -m stages.benchmark --json FILE or python -m pipeline.benchmark training --json FILE"
 
 

@@ -21,10 +21,9 @@ from pipeline.nodes import Nodes
 from pipeline.outputs import check_folder, users_choice
 from pipeline.parts import device_of
 from pipeline.report.grids import class_grid
-from pipeline.sampling import labels_of
+from pipeline.sampling import labels_of, to_draw_from
 from pipeline.storage import open_storage
 from stages.cascade import Cascade, blocks_of
-from stages.checkpoints import load_trained
 from stages.images import to_uint8
 
 
@@ -43,7 +42,8 @@ def load_cascade(experiment: Experiment, upto: str, device: str) -> tuple[Cascad
                 f"stage {name} is not trained for these settings in {storage.address}; `rayfall train` it first"
             )
         ema_length = experiment.stages[name].sampling.ema_length
-        stages.append(load_trained(result.folder, ema_length=ema_length, device=device))
+        compiled = experiment.resources.compiled_sampling
+        stages.append(to_draw_from(result.folder, ema_length=ema_length, device=device, compiled=compiled))
     data = stored(nodes.data, storage)
     assert data is not None, "a trained stage has its data"
     classes = load_manifest(data_place(data.part(*MANIFEST_PART)).address).classes

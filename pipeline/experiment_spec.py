@@ -114,8 +114,9 @@ class ResourcesSpec(Spec):
     )
     compiled_sampling: bool = Field(
         False,
-        description="Draw samples with nets that torch compiles, anew in every worker process: for large sets on GPUs. "
-        "Needs a C++ compiler on every node; images differ from those of plain nets by rounding.",
+        description="Draw what is evaluated, kept or printed with nets that torch compiles, anew in every worker "
+        "process: for large sets on GPUs. Needs a C++ compiler on every node; images differ from those of plain nets "
+        "by rounding. Looks during training, and bounds, have plain nets.",
     )
     threads: PositiveInt = Field(1, description="torch threads in every worker process.")
     recompute: PositiveInt | None = Field(

@@ -44,6 +44,7 @@ def gather(task: Task, part: str, *, kept: int, precision: str) -> None:
         "revision": git_revision(),
         "device": device_of(context),
         "threads": context["threads"],
+        "compiled": context.get("compiled_sampling", False),
         "extractors": marks_of(config, task.inputs),
         "judge": digest_of(task.inputs["judge"] / WEIGHTS_FILE) if "judge" in task.inputs else None,
         "precision": precision,

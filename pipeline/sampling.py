@@ -27,7 +27,7 @@ from pipeline.previews import joined
 from pipeline.restoration import consistency, restored
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
-from stages.compiling import NoCompiler, check_compiler
+from stages.compilers import NoCompiler, check_compiler
 from stages.images import downsample, to_float, to_uint8
 from stages.specs import StageSamplingSpec
 

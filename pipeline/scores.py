@@ -167,7 +167,7 @@ def _passport(task: Task, scorer: str) -> dict[str, Any]:
         seed=context["seed"],
         precision="f32" if real else context["precision"],
         block=context["block"],
-        device=drawn["device"],
+        device=drawn["device"] + (", compiled nets" if drawn.get("compiled") and not real else ""),
         revision=drawn["revision"],
         scored_by=git_revision(),
     )

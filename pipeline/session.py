@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.dag import Node, missing
+from pipeline.errors import UserError
 from pipeline.events import Events
 from pipeline.experiment import with_settings
 from pipeline.experiment_spec import Experiment
@@ -66,6 +67,13 @@ def claim_of(experiment: Experiment, what: str) -> str:
     return f"{what}-{declared_identity(experiment)[:16]}"
 
 
+def _import_tracking() -> None:
+    """Import what opens runs: seconds, in which Ray's processes start. Whoever needs it imports it again."""
+    with suppress(Exception):  # and is told there what is wrong with it
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking  # noqa: F401
+
+
 class Session:
     """One command at work on one experiment."""
 
@@ -107,11 +115,25 @@ class Session:
         if not self.on_ray:
             from pipeline.cluster import node_count, ray_cluster
 
+            if self.experiment.resources.address is None:
+                self._check_compiler()
             self.journal.message("starting Ray")
             self.stack.enter_context(ray_cluster(self.experiment.resources.address))
             self.on_ray = True
             if told := sqlite_among(node_count(), tracking_uri(self.experiment)):
                 self.journal.message(told)
+
+    def _check_compiler(self) -> None:
+        """Raise UserError where nets are to be compiled on this machine, and cannot be: not after hours of training."""
+        from stages.compilers import NoCompiler, check_compiler
+
+        resources = self.experiment.resources
+        for name in ("compile", "compiled_sampling"):
+            if getattr(resources, name):
+                try:
+                    check_compiler()
+                except NoCompiler as error:
+                    raise UserError(f"resources.{name}: {error}") from error
 
     @contextmanager
     def _watched(self, absent: Sequence[Node]) -> Iterator[list[Node]]:
@@ -133,19 +155,12 @@ class Session:
         return self.runs
 
     def begin(self, stages: Sequence[str]) -> ExperimentRuns:
-        """``track``, and where one of ``stages`` is to be trained start Ray meanwhile: importing MLflow takes seconds,
-        and so do Ray's processes."""
-        with ThreadPoolExecutor(1, thread_name_prefix="tracking") as beside:
-            opened = beside.submit(self.track, stages)
-            try:
-                nodes = Nodes(self.experiment)
-                if missing([nodes.train(name) for name in stages], self.storage):
-                    self.start_ray()
-            except BaseException:
-                with suppress(Exception):  # this one came first; runs that were opened end with the session
-                    opened.result()
-                raise
-            return opened.result()
+        """``track``. Where one of ``stages`` is to be trained, Ray is started first, and MLflow imported meanwhile."""
+        nodes = Nodes(self.experiment)
+        if missing([nodes.train(name) for name in stages], self.storage):
+            threading.Thread(target=_import_tracking, name="imports", daemon=True).start()
+            self.start_ray()
+        return self.track(stages)
 
     @property
     def tracking(self) -> Tracking | None:

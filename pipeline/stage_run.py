@@ -38,7 +38,8 @@ from pipeline.watching.weights import WatchedWeights
 from pipeline.worker_settings import LoopSettings
 from pipeline.writing import BesideTraining
 from stages.checkpoints import load_state
-from stages.compiling import NoCompiler, compiled
+from stages.compilers import NoCompiler
+from stages.compiling import compiled
 from stages.images import to_float
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec

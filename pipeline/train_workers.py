@@ -1,4 +1,6 @@
-"""Ray Train, as every training here uses it: workers that resume from our commit log, told apart from those that fail.
+"""The workers of a training: those of Ray Train, as every training here uses it, or one that is this process.
+
+They resume from our commit log, and those that would fail again are told apart.
 
 Not what is trained: ``pipeline.training`` trains stages, ``pipeline.cas.training`` the net behind an accuracy score.
 """

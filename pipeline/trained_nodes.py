@@ -74,7 +74,7 @@ class TrainedNodes:
 
     @property
     def _workers(self) -> dict[str, Any]:
-        """Context of what is trained by Ray Train."""
+        """Context of what is trained by workers of its own."""
         resources = self.experiment.resources
         placing = {
             "compile",

@@ -1,12 +1,13 @@
-"""Ray Train: one job per stage. Stages need nothing of each other, so their jobs run at the same time.
+"""Training: one job per stage, of Ray Train where it has several workers. Stages need nothing of each other, so their
+jobs run at the same time.
 
 A single worker is the node's own process: nothing is started for it, and Ray runs the node again where it is lost.
 Three floors: ``stages.training.train_step`` is the step; ``train_loop`` runs in every worker and is
-``pipeline.stage_run.StageRun`` under Ray; ``train_stage`` is the graph node that drives it. A worker that starts
-reads our commit log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a
-range of workers is asked for: when a node is lost, or one comes, the workers start again in the number that there is
-room for, from the newest commit; where the loss is announced, they commit first (``pipeline.preemption``). Averages
-stored on the way are commits beside the checkpoints (``pipeline.snapshots``).
+``pipeline.stage_run.StageRun``; ``train_stage`` is the graph node that drives it. A worker that starts reads our commit
+log, never Ray's snapshot, and Ray is told of each commit by a pointer. Training is elastic where a range of workers is
+asked for: when a node is lost, or one comes, the workers start again in the number that there is room for, from the
+newest commit; where the loss is announced, they commit first (``pipeline.preemption``). Averages stored on the way are
+commits beside the checkpoints (``pipeline.snapshots``).
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ stage's output. So all stages can train at the same time, and the chain exists o
 This package imports torch, numpy, pydantic and safetensors, nothing above it: it runs in a notebook and on
 a machine that has neither Ray nor MLflow.
 
-Reading order: ``specs`` (what a stage is, in words and numbers; its parts in the other ``*_specs``), ``schedules`` and
-``process`` (the forward process and its inverse), ``augmentation``, ``losses`` and ``bound``, ``randomness`` (where
-every draw comes from), ``layers`` (with ``recomputing``, which spares memory) and ``unet``, then ``adm``, and ``uvit``
-with ``patches`` and ``wavelets``, ``stage`` (the parts joined), ``training`` and ``averages`` (one step, and the
-weights' averages), ``compiling``, ``samplers``, ``guidance`` and ``cascade`` (the chain), ``checkpoints``,
-``accounting`` (what it costs), ``processor`` (how a process uses the CPU), ``benchmark`` (what it costs where you
-are).
+Reading order: ``specs`` (what a stage is, in words and numbers; its parts in the other ``*_specs``),
+``schedules`` and ``process`` (the forward process and its inverse), ``augmentation``, ``losses`` and ``bound``,
+``randomness`` (where every draw comes from), ``layers`` (with ``recomputing``, which spares memory) and
+``unet``, then ``adm``, and ``uvit`` with ``patches`` and ``wavelets``, ``stage`` (the parts joined),
+``training`` with ``optimizers`` and ``averages`` (one step, and the weights' averages), ``compiling`` and
+``compilers``, ``samplers``, ``guidance`` and ``cascade`` (the chain), ``checkpoints``, ``accounting`` (what it
+costs), ``processor`` (how a process uses the CPU), ``benchmark`` (what it costs where you are).
 """

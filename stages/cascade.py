@@ -48,7 +48,7 @@ class TrainedStage:
         return self._as_called(self._cast())
 
     def _as_called(self, net: nn.Module) -> nn.Module:
-        """Compiled into one launch per call on a GPU: samplers use up what a net says before they ask again."""
+        """Where nets are compiled, into one launch per call on a GPU."""
         return compiled(net, graphs=True) if self.compiled else net
 
     def _cast(self) -> nn.Module:

@@ -6,13 +6,13 @@ kind of machine under the same torch. Shapes are fixed: each batch size is compi
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from stages.compilers import check_compiler
 
 Backend = Callable[..., Any]
 """What torch.compile hands graphs to."""
@@ -22,34 +22,33 @@ Backend = Callable[..., Any]
 MOST_VARIANTS = 64
 
 
-class NoCompiler(ValueError):  # noqa: N818 - it states what is the matter
-    """This machine has no C++ compiler; the message says what to do."""
+class Kept(nn.Module):
+    """Calls a net whose answers lie in memory that its next call writes into, and gives copies of them."""
 
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
 
-def check_compiler() -> None:
-    """Raise NoCompiler where torch.compile would find none: it writes C++, on a GPU to launch what it made."""
-    names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
-    if not any(shutil.which(name) for name in names):
-        raise NoCompiler(
-            "compiling a net needs a C++ compiler, and this machine has neither g++ nor clang++; install one "
-            "(apt-get install g++), name it in the environment variable CXX, or compile no nets"
-        )
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        answer: Tensor = self.net(*given, **named)
+        return answer.clone()
 
 
 def compiled(net: nn.Module, *, backend: str | Backend = "inductor", graphs: bool = False) -> Any:
     """``net`` as it is to be called; its parameters stay those of ``net``. Raises NoCompiler.
 
     Dropout draws as torch itself does (``fallback_random``), from the generator that ``keyed_dropout`` seeds. A net
-    that cannot be compiled in one piece is refused by torch when it is called. With ``graphs`` all kernels of a call
-    are launched as one where the net is on a GPU (a CUDA graph): for calls without gradients, whose output is used up
-    before the next call, which writes into the same memory.
+    that cannot be compiled in one piece is refused by torch when it is called. Kernels are not chosen by timing them
+    (``deterministic``), or two workers would add up in two orders. With ``graphs`` all kernels of a call are launched
+    as one where the net is on a GPU (a CUDA graph), for calls without gradients.
     """
     options: dict[str, Any] | None = None
     if backend == "inductor":
         check_compiler()
         on_gpu = any(parameter.is_cuda for parameter in net.parameters())
-        options = {"fallback_random": True, "triton.cudagraphs": graphs and on_gpu}
+        options = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": graphs and on_gpu}
     compile_net: Any = torch.compile  # whose annotations know nothing of a limit
-    return compile_net(
+    called = compile_net(
         net, fullgraph=True, dynamic=False, backend=backend, options=options, recompile_limit=MOST_VARIANTS
     )
+    return Kept(called) if graphs else called

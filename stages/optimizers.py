@@ -18,7 +18,10 @@ _METHODS = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_di
 
 
 def eager(optimizer: type[AnyOptimizer]) -> type[AnyOptimizer]:
-    """The class ``optimizer`` with its own methods instead of the wrapped ones; they do the same, to the last bit."""
+    """The class ``optimizer`` with its own methods instead of the wrapped ones; they do the same, to the last bit.
+
+    Not for ``differentiable=True``: no step is recorded.
+    """
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in _METHODS}
     methods["step"] = torch.no_grad()(methods["step"])  # which the wrapper would see to
     return type(optimizer.__name__, (optimizer,), methods)

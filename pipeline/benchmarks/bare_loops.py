@@ -1,4 +1,4 @@
-"""The bare step in processes of their own, without Ray: alone, two side by side, two in step, two that share a batch.
+"""The bare step in processes of their own, without Ray: alone, two side by side, two in step, two that share gradients.
 
 Two that begin each step together lose what the slower of the two takes longer, step for step, however little they say
 to each other: where the two cores are not alike at every moment no training of two workers can be faster.
@@ -44,6 +44,8 @@ while state.step < training.steps:
     if state.step % told["every"] == 0:
         rates.append(told["every"] * size / (time.monotonic() - mark))
         mark = time.monotonic()
+if told["meeting"]:
+    dist.destroy_process_group()
 print(json.dumps(rates))
 """
 
@@ -59,6 +61,7 @@ for _ in range(told["rounds"]):
     for bucket in buckets:
         dist.all_reduce(bucket)
     seconds.append(time.monotonic() - mark)
+dist.destroy_process_group()
 print(json.dumps(seconds))
 """
 
@@ -84,8 +87,13 @@ def _told_by(code: str, told: Mapping[str, Any], world: int) -> list[list[float]
         subprocess.Popen([sys.executable, "-c", code, json.dumps({**told, "rank": rank})], stdout=subprocess.PIPE)
         for rank in range(world)
     ]
-    printed = [process.communicate()[0] for process in started]
-    for process in started:
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, "a bare loop")
+    printed = []
+    try:
+        for process in started:
+            printed.append(process.communicate()[0])
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, "a bare loop")
+    finally:
+        for process in started:
+            process.kill()  # what waits for one that is gone; the others have ended
     return [json.loads(lines) for lines in printed]

@@ -1,4 +1,4 @@
-"""``python -m pipeline.benchmark training``: what the loop under Ray Train adds to the bare step, and what two share.
+"""``python -m pipeline.benchmark training``: what the loop on Ray adds to the bare step, and what two share.
 
 The loop reads shards, logs, looks for notices and commits; the bare loop takes the same step on one batch that lies
 ready, in a process of its own with as many threads. Two workers that train one stage are compared with two trainings of

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.fan_out import FanOut, on_ray
+from pipeline.parts import settle
 from pipeline.results import folder_of
 from pipeline.sampling import refuse_nonfinite, to_draw_from
 from stages.cascade import Rung, TrainedStage, levels_kept, sample_stage
 from stages.images import to_uint8
-from stages.processor import prepare_processor
 
 if TYPE_CHECKING:
     from pipeline.cas.sample_sets import Drawing
@@ -80,7 +80,7 @@ class StageActor:
 
     def __init__(self, drawing: Drawing, number: int) -> None:
         self._drawing, self._number, self._busy = drawing, number, 0.0
-        prepare_processor(drawing.threads)
+        settle({"threads": drawing.threads})
 
     @cached_property
     def _trained(self) -> TrainedStage:

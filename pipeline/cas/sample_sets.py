@@ -32,14 +32,13 @@ from pipeline.data.publishing import Request, Written, publish
 from pipeline.data.writing import ShardJob, Square, Undecodable, write_shards
 from pipeline.experiment import digest_of
 from pipeline.fan_out import FanOut
-from pipeline.parts import device_of, fan_out_of, way_of
+from pipeline.parts import device_of, fan_out_of, settle
 from pipeline.results import Place, folder_of, place_of
 from pipeline.sampling import refuse_nonfinite, to_draw_from
 from pipeline.storage import sha256_of
 from stages.cascade import Cascade
 from stages.checkpoints import read_description
 from stages.images import to_uint8
-from stages.processor import prepare_processor
 from stages.specs import StageSamplingSpec, StageSpec
 
 RESIZE = "none, every form holds what a stage of the cascade drew at this size"
@@ -95,7 +94,7 @@ class SampleContent:
     def _drawn(self) -> Iterator[list[Pixels]]:
         """The images of each block, of every stage, base first; drawn in this process."""
         drawing = self.drawing
-        prepare_processor(drawing.threads)
+        settle({"threads": drawing.threads})
         folders = tuple(map(folder_of, drawing.stages))
         cascade = _cascade(folders, drawing.sampling, drawing.device, drawing.compiled)
         for block in self._blocks():
@@ -144,7 +143,7 @@ def draw_sample_set(task: Task) -> dict[str, Any]:
     )
     count = config["images"] or len(training)
     request = _request(config, folders, count, training.manifest)
-    objects = task.storage.objects(f"{task.scratch}/shards-{way_of(task.context)}")
+    objects = task.storage.objects(f"{task.scratch}/shards{'-compiled' if drawing.compiled else ''}")
     uniform = np.arange(len(training.classes))
     labels = training.labels if config["labels"] == "histogram" else uniform
 

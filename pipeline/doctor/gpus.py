@@ -91,10 +91,12 @@ def drawn_both_ways(device: str = "cuda", block: int = 32) -> dict[str, float]:
     """Seconds that a second block takes, by a plain and a compiled net, and by how much the images differ at most."""
     import torch
 
+    from pipeline.parts import settle
     from stages.cascade import TrainedStage, sample_stage
     from stages.specs import StageSamplingSpec, StageSpec
     from stages.stage import Stage
 
+    settle({"threads": 1})
     stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
     net, generator = stage.build_net(seed=0), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -23,7 +23,8 @@ def earlier_rows(task: Task, function: str) -> tuple[Rows, int]:
     """The rows, previews among them, of the draw that ``context["earlier"]`` has the key of, and how many there are.
 
     ({}, 0) where it names none, or one that is not stored, kept fewer rows, or was made by other code, on another kind
-    of device or with another number of threads: all of a result is said to be of one making.
+    of device, with another number of threads or by nets that were compiled or not: all of a result is said to be of one
+    making.
     """
     found = _earlier(task, function)
     if found is None:
@@ -45,8 +46,10 @@ def _earlier(task: Task, function: str) -> tuple[Path, int] | None:
         return None
     entry, folder = found
     facts, count = json.loads((folder / "drawn.json").read_text()), int(entry.info["summary"]["count"])
-    made = (entry.info.get("source"), facts["device"], facts.get("threads"))
-    if made != (source_of(function), device_of(task.context), task.context["threads"]):
+    made = (entry.info.get("source"), facts["device"], facts.get("threads"), facts.get("compiled", False))
+    context = task.context
+    compiled = context.get("compiled_sampling", False)
+    if made != (source_of(function), device_of(context), context["threads"], compiled):
         return None
     reduced = [name for name in reduced_arrays(task.config["scorers"]) if (folder / f"stats-{name}.npz").exists()]
     if not all((folder / f"{name}.npy").exists() for name in reduced):

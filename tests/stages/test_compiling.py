@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stages.compiling import NoCompiler, compiled
+from stages.compilers import NoCompiler
+from stages.compiling import compiled
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage
@@ -117,11 +118,11 @@ def test_kernels_are_launched_as_one_on_a_gpu_where_that_is_asked_for(
     device: str, asked: bool, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = dict[str, Any]()
-    monkeypatch.setattr(torch, "compile", lambda net, **options: seen.update(options))
+    monkeypatch.setattr(torch, "compile", lambda net, **options: seen.update(options) or net)
     with FakeTensorMode(allow_non_fake_inputs=True):
         net = torch.nn.Linear(2, 2, device=device)
     compiled(net, graphs=asked)
-    assert seen["options"] == {"fallback_random": True, "triton.cudagraphs": told}
+    assert seen["options"] == {"fallback_random": True, "deterministic": True, "triton.cudagraphs": told}
 
 
 @pytest.mark.slow

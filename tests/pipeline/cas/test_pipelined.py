@@ -51,7 +51,7 @@ def files(task: Task) -> dict[str, bytes]:
 
 def published(task: Task) -> dict[Path, tuple[int, int]]:
     """The indices of the shards that a task has published so far, and what tells that they were not written again."""
-    found = task.storage.path(f"{task.scratch}/shards-cpu-1").glob("*/*.index")
+    found = task.storage.path(f"{task.scratch}/shards").glob("*/*.index")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 

@@ -88,7 +88,7 @@ def test_images_that_are_not_finite_are_refused(make_task: MakeTask, without_cla
     task = make_task("broken", labels="uniform")
     with pytest.raises(FloatingPointError, match=r"1 of 4 images of stage middle are not finite.* number 6\b"):
         draw_sample_set(replace(task, inputs={**task.inputs, **without_class("middle", 6)}))
-    assert not list(task.storage.path(f"{task.scratch}/shards-cpu-1").glob("*/train-00000.index"))
+    assert not list(task.storage.path(f"{task.scratch}/shards").glob("*/train-00000.index"))
 
 
 def test_images_past_the_end_of_the_set_are_not_looked_at(make_task: MakeTask, without_class: Any) -> None:
@@ -151,7 +151,7 @@ def test_a_killed_driver_loses_one_shard(make_task: MakeTask, drawn: Task, tmp_p
     )
     (tmp_path / "task").write_bytes(pickle.dumps(killed))
     assert subprocess.run([sys.executable, str(script), str(tmp_path / "task")]).returncode == -signal.SIGKILL
-    published = sorted(killed.storage.path(f"{killed.scratch}/shards-cpu-1").glob("*/*.index"))
+    published = sorted(killed.storage.path(f"{killed.scratch}/shards").glob("*/*.index"))
     assert len(published) == 6
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in published}
     again = make_task("killed", out="again")

@@ -110,7 +110,7 @@ def test_what_ends_a_command_while_its_runs_are_opened_ends_those_that_are(exper
     }
 
 
-def test_runs_are_opened_while_ray_starts_and_end_with_what_ends_that(
+def test_ray_is_started_first_where_something_is_to_be_trained(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: Session) -> None:
@@ -119,14 +119,26 @@ def test_runs_are_opened_while_ray_starts_and_end_with_what_ends_that(
     monkeypatch.setattr(Session, "start_ray", interrupted)
     with pytest.raises(KeyboardInterrupt), Session(experiment, Silence()) as session:
         session.begin(["base"])
-    ended = {name: run.info.status for name, run in runs(experiment).items()}
-    assert ended == {"tiny": "KILLED", "train/base": "KILLED"}
+    client = MlflowClient(tracking_uri=tracking_uri(experiment))
+    assert client.get_experiment_by_name(experiment.name) is None, "no run was begun that nobody would end"
     train(experiment, "base")
     with Session(experiment, Silence()) as session:  # Ray is not needed for what is stored
         assert set(session.begin(["base"]).tracking.runs) == {"base"}
 
 
-def test_runs_that_cannot_be_opened_are_told_where_ray_is_started_beside(
+@pytest.mark.parametrize("setting", ["compile", "compiled_sampling"])
+def test_a_missing_compiler_is_told_before_anything_starts(
+    experiment: Experiment, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    asked = with_settings(experiment, {f"resources.{setting}": True})
+    refused = pytest.raises(UserError, match=rf"^resources\.{setting}: compiling a net needs a C\+\+ compiler")
+    with refused, Session(asked, Silence()) as session:
+        session.begin(["base"])
+    assert not session.on_ray
+
+
+def test_runs_that_cannot_be_opened_are_told_after_ray_was_started(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = list[Session]()

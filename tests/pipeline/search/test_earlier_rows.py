@@ -54,7 +54,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return arrays
 
 
-@pytest.mark.parametrize("changed", ["code", "threads", "statistics"])
+@pytest.mark.parametrize("changed", ["code", "threads", "compiled", "statistics"])
 def test_rows_of_another_making_are_not_taken(tmp_path: Path, changed: str) -> None:
     experiment = screened(tmp_path)
     prepare(experiment)
@@ -65,9 +65,9 @@ def test_rows_of_another_making_are_not_taken(tmp_path: Path, changed: str) -> N
     info = json.loads(entry.read_text())
     if changed == "code":
         info["info"]["source"] = "another"
-    elif changed == "threads":
+    elif changed in ("threads", "compiled"):
         facts = json.loads((folder / "drawn.json").read_text())
-        (folder / "drawn.json").write_text(json.dumps(facts | {"threads": 2}))
+        (folder / "drawn.json").write_text(json.dumps(facts | {changed: 2 if changed == "threads" else True}))
         del info["files"]["drawn.json"]
     else:
         (folder / "features-classifier.npy").unlink()

@@ -1,0 +1,20 @@
+"""Whether there is a compiler for what torch.compile writes. Imports no torch: one asks before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+
+class NoCompiler(ValueError):  # noqa: N818 - it states what is the matter
+    """This machine has no C++ compiler; the message says what to do."""
+
+
+def check_compiler() -> None:
+    """Raise NoCompiler where torch.compile would find none: it writes C++, on a GPU to launch what it made."""
+    names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
+    if not any(shutil.which(name) for name in names):
+        raise NoCompiler(
+            "compiling a net needs a C++ compiler, and this machine has neither g++ nor clang++; install one "
+            "(apt-get install g++), name it in the environment variable CXX, or compile no nets"
+        )
