@@ -155,9 +155,14 @@ class Session:
         return self.runs
 
     def begin(self, stages: Sequence[str]) -> ExperimentRuns:
-        """``track``. Where one of ``stages`` is to be trained, Ray is started first, and MLflow imported meanwhile."""
+        """``track``. Where one of ``stages`` is to be trained, and on this machine, Ray is started first, and MLflow
+        imported meanwhile.
+
+        A cluster elsewhere is joined at once: nothing is to be gained there.
+        """
         nodes = Nodes(self.experiment)
-        if missing([nodes.train(name) for name in stages], self.storage):
+        here = self.experiment.resources.address is None
+        if here and missing([nodes.train(name) for name in stages], self.storage):
             threading.Thread(target=_import_tracking, name="imports", daemon=True).start()
             self.start_ray()
         return self.track(stages)

@@ -43,7 +43,7 @@ evaluation: {samples: 16, reference: 32, held_out: 8}
 PHASES: tuple[tuple[str, str], ...] = (
     ("job start", re.escape(STARTED)),
     ("driver import", "starting Ray"),
-    ("Ray join, tracking", "data: started"),
+    ("Ray join", "data: started"),
     ("first node", "data: done.*"),
     ("training start", r"train/base8: [1-9]\d* of .*"),
 )
