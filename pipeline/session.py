@@ -18,7 +18,7 @@ from pipeline.nodes import Nodes
 from pipeline.outcome import Outcome, outcome_of
 from pipeline.results import Result
 from pipeline.storage import open_storage
-from pipeline.tracking.addresses import sqlite_among, tracking_uri
+from pipeline.tracking.addresses import SQLITE, sqlite_among, tracking_uri
 from pipeline.trained_nodes import Tracking
 
 if TYPE_CHECKING:
@@ -155,15 +155,15 @@ class Session:
         return self.runs
 
     def begin(self, stages: Sequence[str]) -> ExperimentRuns:
-        """``track``. Where one of ``stages`` is to be trained, and on this machine, Ray is started first, and MLflow
-        imported meanwhile.
+        """``track``. Where one of ``stages`` is to be trained, Ray is started first, and MLflow imported meanwhile.
 
-        A cluster elsewhere is joined at once: nothing is to be gained there.
+        Not where a server may turn out to be the wrong one, which is told before anything starts; and not for a cluster
+        elsewhere, which is joined at once.
         """
         nodes = Nodes(self.experiment)
-        here = self.experiment.resources.address is None
+        here = self.experiment.resources.address is None and tracking_uri(self.experiment).startswith(SQLITE)
         if here and missing([nodes.train(name) for name in stages], self.storage):
-            threading.Thread(target=_import_tracking, name="imports", daemon=True).start()
+            threading.Thread(target=_import_tracking, name="imports").start()
             self.start_ray()
         return self.track(stages)
 

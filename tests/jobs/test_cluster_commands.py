@@ -138,7 +138,7 @@ def test_a_cluster_with_something_else_installed_ends_the_job(
         other.setattr(submitting, "versions", lambda: {"Python": "3.11", "torch": "2.0.0"})
         answer = submit(head, file)
     assert answer.exit_code == 2
-    assert "and the machine that submitted has 2.0.0" in answer.stderr
+    assert "and the machine that submitted has 2.0.0" in answer.stderr, answer.stderr
     assert not (file.parent / "store").exists()
 
 
