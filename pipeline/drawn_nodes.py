@@ -173,7 +173,10 @@ class DrawnNodes(TrainedNodes):
         }
         inputs = {"data": self.data} | {f"train {name}": self.train(name) for name in chain}
         function = "pipeline.cas.sample_sets:draw_sample_set"
-        context = {**self._context, "pipelined": not self.trial and self.experiment.resources.pipelined_sampling}
+        resources = self.experiment.resources
+        # Whether the cluster may grow: one that is started here, for this experiment, will not.
+        grows = resources.address is not None
+        context = {**self._context, "pipelined": not self.trial and resources.pipelined_sampling, "grows": grows}
         return self._node(node, function, config, inputs=inputs, context=context, **self._room)
 
 

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from pipeline.cas.dealing import deal_out, drawing_flops
-from pipeline.cas.pipelined import Block, Line, Pixels, stage_line
+from pipeline.cas.pipelined import PATIENCE, Block, Line, Pixels, stage_line
 from pipeline.dag import Task
 from pipeline.data.datasets import open_examples, take_shards
 from pipeline.data.manifest import Form, Manifest
@@ -179,7 +179,8 @@ def _drawn_by(task: Task, drawing: Drawing) -> Iterator[tuple[Line | None, FanOu
     else:
         stages = zip(map(folder_of, drawing.stages), drawing.sampling, strict=True)
         counts = deal_out(context["sampling_workers"], [drawing_flops(*stage) for stage in stages])
-    with stage_line(drawing, counts, gpus=gpus, name=task.scratch) as line:
+    patience = PATIENCE if context.get("grows", True) else 0.0
+    with stage_line(drawing, counts, gpus=gpus, name=task.scratch, patience=patience) as line:
         yield line, line.writers(task.config["shard_blocks"])
 
 

@@ -198,6 +198,14 @@ def test_weights_that_cannot_be_read_are_named_before_anything_is_drawn(
 
 
 @pytest.mark.ray
+def test_a_node_does_not_wait_for_a_cluster_that_will_not_grow(make_task: MakeTask, ray_cluster: None) -> None:
+    context = {**PIPELINED, "sampling_workers": 3, "grows": False}
+    with pytest.raises(UserError, match=r"3 actors of 1 CPU each work at once, and the cluster has 2"):
+        draw_sample_set(make_task("small", context, stages=two_stages()))
+    assert none_is_left()
+
+
+@pytest.mark.ray
 def test_a_cluster_that_is_too_small_is_refused(drawing: Drawing, ray_cluster: None) -> None:
     says = r"resources.pipelined_sampling: 3 actors of 1 CPU each .* cluster has 2; lower resources.sampling_workers"
     with (
