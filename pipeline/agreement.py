@@ -58,6 +58,15 @@ def check_recompute(experiment: Experiment) -> None:
         )
 
 
+def check_graphs(experiment: Experiment) -> None:
+    """CUDA graphs are launched on GPUs."""
+    if experiment.resources.compile == "graphs" and not experiment.resources.gpus_per_worker:
+        raise ValueError(
+            "resources.compile: graphs launches kernels of GPUs, and resources.gpus_per_worker is 0; give workers "
+            "GPUs, or set compile to true"
+        )
+
+
 def check_truncation(experiment: Experiment, name: str) -> None:
     """A chain can be cut short only at a level that it passes: it may walk another schedule than that of training."""
     below, sampling = experiment.below(name), experiment.stages[name].sampling

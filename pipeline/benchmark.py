@@ -43,6 +43,7 @@ from pipeline.errors import UserError
 from stages.benchmark import add_options, measure
 from stages.benchmarks.peers import NoSuchPeer
 from stages.benchmarks.timing import Timing, alternate
+from stages.compilers import CannotCompile
 from stages.processor import restart_with_huge_pages
 
 # (variant, what it is measured against): the rows of the table of ratios.
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
         if chosen.mlflow:
             log_benchmark(chosen.mlflow, chosen.part, vars(chosen), figures)
-    except (NoSuchPeer, UserError) as error:
+    except (CannotCompile, NoSuchPeer, UserError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -8,7 +8,7 @@ Nothing here imports torch, Ray, MLflow or YAML.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from pipeline.agreement import (
     check_bound,
     check_cas,
     check_counts,
+    check_graphs,
     check_pipelining,
     check_recompute,
     check_search_samples,
@@ -125,11 +126,13 @@ class ResourcesSpec(Spec):
         "are computed again in the backward pass: less memory, more time, and the same bits. None: all keep what the "
         "backward pass needs. `rayfall plan` shows both.",
     )
-    compile: bool = Field(
+    compile: Literal[False, True, "graphs"] = Field(
         False,
         description="Train with nets that torch compiles: faster on a GPU after a minute or more, and needs a C++ "
         "compiler on every node. Losses and weights differ from uncompiled ones by rounding, and a run that is resumed "
-        "repeats itself bit for bit only where it stays compiled, on machines and under a torch of one kind.",
+        "repeats itself bit for bit only where it stays compiled, on machines and under a torch of one kind. graphs: "
+        "all kernels of a forward pass, and of a backward pass, are launched as one besides (CUDA graphs), for nets so "
+        "small that a GPU waits for launches; takes more of its memory.",
     )
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_every: PositiveInt = 20
@@ -194,6 +197,7 @@ class Experiment(Spec):
                 raise ValueError(f"stages.{name}: {first_message(error)}") from error
             check_truncation(self, name)
         check_recompute(self)
+        check_graphs(self)
         check_bound(self)
         check_cas(self)
         check_counts(self)

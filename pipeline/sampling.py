@@ -27,7 +27,7 @@ from pipeline.previews import joined
 from pipeline.restoration import consistency, restored
 from stages.cascade import Rung, TrainedStage, sample_stage
 from stages.checkpoints import load_trained
-from stages.compilers import NoCompiler, check_compiler
+from stages.compilers import CannotCompile, check_compiler
 from stages.images import downsample, to_float, to_uint8
 from stages.specs import StageSamplingSpec
 
@@ -148,7 +148,7 @@ def to_draw_from(folder: Path, *, ema_length: float | None, device: str, compile
     try:
         if compiled:
             check_compiler()
-    except NoCompiler as error:
+    except CannotCompile as error:
         raise UserError(f"resources.compiled_sampling: {error}") from error
     return load_trained(folder, ema_length=ema_length, device=device, compiled=compiled)
 

@@ -125,14 +125,14 @@ class Session:
 
     def _check_compiler(self) -> None:
         """Raise UserError where nets are to be compiled on this machine, and cannot be: not after hours of training."""
-        from stages.compilers import NoCompiler, check_compiler
+        from stages.compilers import CannotCompile, check_compiler
 
         resources = self.experiment.resources
         for name in ("compile", "compiled_sampling"):
             if getattr(resources, name):
                 try:
                     check_compiler()
-                except NoCompiler as error:
+                except CannotCompile as error:
                     raise UserError(f"resources.{name}: {error}") from error
 
     @contextmanager

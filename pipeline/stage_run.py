@@ -38,7 +38,7 @@ from pipeline.watching.weights import WatchedWeights
 from pipeline.worker_settings import LoopSettings
 from pipeline.writing import BesideTraining
 from stages.checkpoints import load_state
-from stages.compilers import NoCompiler
+from stages.compilers import CannotCompile
 from stages.compiling import compiled
 from stages.images import to_float
 from stages.recomputing import recompute_from
@@ -90,8 +90,10 @@ class StageRun:
     def _called_net(self, settings: LoopSettings) -> Any:
         """The net as it is called, compiled where that is asked for. Raises UserError where it cannot be."""
         try:
-            return compiled(self.state.net) if settings.compile else self.state.net
-        except NoCompiler as error:
+            if not settings.compile:
+                return self.state.net
+            return compiled(self.state.net, graphs=settings.compile == "graphs", or_error=True)
+        except CannotCompile as error:
             raise UserError(f"resources.compile: {error}") from error
 
     def resume(self) -> None:

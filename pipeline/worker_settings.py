@@ -55,7 +55,7 @@ class LoopSettings(WorkerSettings):
     watch_steps: tuple[int, ...] = ()  # steps whose averages are set aside besides
     stop: str | None = None  # a key of the store: training ends early, after a commit, once it is there
     recompute: int | None = None  # px: blocks on maps of this side or more are computed again (stages.recomputing)
-    compile: bool = False  # whether the net is called compiled (stages.compiling)
+    compile: bool | str = False  # whether the net is called compiled, and with "graphs" launched (stages.compiling)
     asked: float | None = None  # when these workers were asked for, in unix time
 
 

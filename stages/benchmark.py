@@ -25,6 +25,7 @@ from stages.benchmarks.peaks import MEMORY, memory_variant, peak_variants
 from stages.benchmarks.peers import PEERS, NoSuchPeer, peer
 from stages.benchmarks.subjects import OURS, Flops, Subject, Work, count_flops, rayfall
 from stages.benchmarks.timing import Clock, Spread, Timing, Variant, alternate
+from stages.compilers import CannotCompile
 from stages.processor import prepare_processor, restart_with_huge_pages
 
 PRECISIONS = ("f32", "bf16")
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         figures = measure(chosen)
-    except NoSuchPeer as error:
+    except (CannotCompile, NoSuchPeer) as error:
         print(error, file=sys.stderr)
         return 2
     if chosen.json:
@@ -56,13 +57,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--against", type=lambda text: text.split(","), default=[], help=",".join(PEERS))
     parser.add_argument("--peer-precision", nargs="+", choices=PRECISIONS, default=["f32"])
-    parser.add_argument("--compile", action="store_true", help="torch.compile nets, ours and theirs")
+    compiling = "torch.compile nets, ours and theirs; graphs: and launch them as CUDA graphs"
+    parser.add_argument("--compile", nargs="?", const=True, default=False, choices=["graphs"], help=compiling)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
 
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
-    """All figures, printed as they come. Raises NoSuchPeer before anything is measured."""
+    """All figures, printed as they come. Raises NoSuchPeer and CannotCompile before anything is measured."""
     prepare_processor(chosen.threads)
     device, case = torch.device(chosen.device), CASES[chosen.net]
     batch = chosen.batch or (case.gpu_batch if device.type == "cuda" else case.batch)
@@ -92,7 +94,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "kind": case.stage.net.kind,
         "batch": batch,
         "rates": {name: timing.rate for name, timing in timings.items()},
-        "own": {one.name: {"precision": one.precision, "compiled": chosen.compile} for one in ours},
+        "own": {one.name: {"precision": one.precision, "compiled": bool(chosen.compile)} for one in ours},
         "peaks": {precision: _limit(timings, precision) for precision in _precisions(subjects)},
         "flops": {name: vars(found) for name, found in flops.items()},
         "parameters": {one.name: one.parameters for one in subjects},

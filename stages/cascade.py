@@ -35,7 +35,7 @@ class TrainedStage:
     def net_in(self, precision: str) -> nn.Module:
         """The net to call under the autocast of ``precision``: for "bf16" one that is cast already.
 
-        Raises NoCompiler where it is to be compiled and cannot be.
+        Raises CannotCompile where it is to be compiled and cannot be.
         """
         return self._called_in_bf16 if precision == "bf16" else self._called
 

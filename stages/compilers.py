@@ -6,15 +6,15 @@ import os
 import shutil
 
 
-class NoCompiler(ValueError):  # noqa: N818 - it states what is the matter
-    """This machine has no C++ compiler; the message says what to do."""
+class CannotCompile(ValueError):  # noqa: N818 - it states what is the matter
+    """Nets cannot be compiled, or launched, here as it was asked; the message says what to do."""
 
 
 def check_compiler() -> None:
-    """Raise NoCompiler where torch.compile would find none: it writes C++, on a GPU to launch what it made."""
+    """Raise CannotCompile where torch.compile would find none: it writes C++, on a GPU to launch what it made."""
     names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
     if not any(shutil.which(name) for name in names):
-        raise NoCompiler(
+        raise CannotCompile(
             "compiling a net needs a C++ compiler, and this machine has neither g++ nor clang++; install one "
             "(apt-get install g++), name it in the environment variable CXX, or compile no nets"
         )

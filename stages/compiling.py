@@ -7,23 +7,30 @@ kind of machine under the same torch. Shapes are fixed: each batch size is compi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from stages.compilers import check_compiler
+from stages.compilers import CannotCompile, check_compiler
 
 Backend = Callable[..., Any]
 """What torch.compile hands graphs to."""
+
+Asked = Literal[False, True, "graphs"]
+"""Whether nets are compiled for training, and whether their kernels are launched as one besides."""
 
 # Beyond what one net needs: a piece of a batch, a shorter last one, with gradients and without. Several nets of one
 # class in a process share the count.
 MOST_VARIANTS = 64
 
 
-class Kept(nn.Module):
-    """Calls a net whose answers lie in memory that its next call writes into, and gives copies of them."""
+class Launched(nn.Module):
+    """Calls a net whose answers and gradients lie in memory that its next calls write into: a CUDA graph's.
+
+    Where no backward pass is to follow, answers are copies. Gradients are the caller's to move in time
+    (``lends_gradients``); what else a backward pass needs is read before the next call.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -31,24 +38,36 @@ class Kept(nn.Module):
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
         answer: Tensor = self.net(*given, **named)
-        return answer.clone()
+        return answer if answer.requires_grad else answer.clone()
 
 
-def compiled(net: nn.Module, *, backend: str | Backend = "inductor", graphs: bool = False) -> Any:
-    """``net`` as it is to be called; its parameters stay those of ``net``. Raises NoCompiler.
+def lends_gradients(model: Any) -> bool:
+    """Whether the gradients that a backward pass of ``model`` leaves are written over by the next one."""
+    return isinstance(getattr(model, "module", model), Launched)  # what DistributedDataParallel wraps
+
+
+def compiled(
+    net: nn.Module, *, backend: str | Backend = "inductor", graphs: bool = False, or_error: bool = False
+) -> Any:
+    """``net`` as it is to be called; its parameters stay those of ``net``. Raises CannotCompile.
 
     Dropout draws as torch itself does (``fallback_random``), from the generator that ``keyed_dropout`` seeds. A net
     that cannot be compiled in one piece is refused by torch when it is called. Kernels are not chosen by timing them
     (``deterministic``), or two workers would add up in two orders. With ``graphs`` all kernels of a call are launched
-    as one where the net is on a GPU (a CUDA graph), for calls without gradients.
+    as one where the net is on a GPU (a CUDA graph), and those of its backward pass as another; where torch cannot do
+    so it warns and launches them one by one, or with ``or_error`` raises RuntimeError, and CannotCompile where the net
+    is on no GPU.
     """
     options: dict[str, Any] | None = None
     if backend == "inductor":
         check_compiler()
-        on_gpu = any(parameter.is_cuda for parameter in net.parameters())
-        options = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": graphs and on_gpu}
+        launched = graphs and any(parameter.is_cuda for parameter in net.parameters())
+        if graphs and or_error and not launched:
+            raise CannotCompile("CUDA graphs are launched on a GPU, and this net is on none; compile it without them")
+        options = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": launched}
+        options |= {"triton.cudagraph_or_error": launched and or_error}
     compile_net: Any = torch.compile  # whose annotations know nothing of a limit
     called = compile_net(
         net, fullgraph=True, dynamic=False, backend=backend, options=options, recompile_limit=MOST_VARIANTS
     )
-    return Kept(called) if graphs else called
+    return Launched(called) if graphs else called

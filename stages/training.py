@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.averages import average_decay, gamma_of
+from stages.compiling import lends_gradients
 from stages.optimizers import AdamW
 from stages.randomness import KeyedDraws
 from stages.specs import TrainingSpec, ema_decay, learning_rate_at
@@ -122,6 +123,18 @@ def gradient_exchange(model: Any, *, now: bool) -> AbstractContextManager[Any]:
     return nullcontext() if now or not hasattr(model, "no_sync") else model.no_sync()
 
 
+@torch.no_grad()
+def keep_gradients(net: nn.Module) -> None:
+    """Move the gradients of ``net`` into memory of their own, in few launches."""
+    parameters = [parameter for parameter in net.parameters() if parameter.grad is not None]
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    kept = [torch.empty_like(gradient) for gradient in found]
+    if kept:
+        torch._foreach_copy_(kept, found)
+    for parameter, gradient in zip(parameters, kept, strict=True):
+        parameter.grad = gradient
+
+
 def accumulate_gradients(
     stage: Stage, state: TrainState, batch: Batch, *, model: Net | None = None, training: TrainingSpec, seed: int
 ) -> Tensor:
@@ -149,6 +162,8 @@ def accumulate_gradients(
                 )
             share = losses.sum() / training.batch_size
             share.backward()
+        if piece is pieces[0] and len(pieces) > 1 and lends_gradients(model):
+            keep_gradients(state.net)  # the others are added to them, in place
         shares.append(share.detach())
     return torch.stack(shares).sum()
 

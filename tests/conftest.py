@@ -21,7 +21,7 @@ ARCHIVES = ("cifar10.tar.gz", "imagenet-sample.tar.gz")
 # Settings of whoever runs the tests that would change what is tested; RAYFALL_DATA only says where archives are.
 FOREIGN = ("AWS_", "MLFLOW_", "RAYFALL_", "RAY_ADDRESS", "RAY_AUTH_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "WDS_")
 # Fixtures with more code than belongs here.
-PLUGINS = ("object_store", "fault_proxy", "fault_figures", "tracking_server", "tracked_training", "hosts")
+PLUGINS = ("object_store", "fault_proxy", "fault_figures", "tracking_server", "tracked_training", "hosts", "launched")
 SETTINGS = {
     **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # torch reads it when it is imported, here and in every process that a test starts

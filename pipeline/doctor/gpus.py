@@ -1,19 +1,24 @@
-"""What the cluster's GPUs can do, in minutes: a step in bf16, compiled or not, drawing, placement, halves, NCCL."""
+"""What the cluster's GPUs can do, in minutes: training and drawing, compiled or not, placement, halves, NCCL."""
 
 from __future__ import annotations
 
 import math
 import socket
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from pipeline.doctor.findings import Findings, Trouble
+
+if TYPE_CHECKING:
+    from stages.compiling import Asked
 
 PATIENCE = 180.0  # seconds for one of these checks
 STEPS = 5  # timed, after as many that are not
 NET = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "blocks": 1, "head_width": 32}
 DRAWN_STEPS = 8
+OF_STEPS = 1e-2  # of losses and gradient norms in so few steps, in float32
 ROUNDING = 1e-2  # of images in [-1, 1], in float32: a level of 256 is 0.008
 ELEMENTS = 1 << 24  # float32 values that are added up over NCCL: 64 MiB
 
@@ -23,16 +28,16 @@ def check_gpus(gpus: float, findings: Findings) -> None:
     if gpus < 1:
         findings.add("gpu", False, "there is no GPU in this cluster; start Ray on a machine that has one")
         return
-    for compiled in (False, True):
-        name = f"gpu bf16 {'compiled' if compiled else 'eager'}"
-        findings.check(name, lambda compiled=compiled: check_step(compiled))  # type: ignore[misc]
+    for name, compiled in (("eager", False), ("compiled", True), ("graphs", "graphs")):
+        findings.check(f"gpu bf16 {name}", lambda compiled=compiled: check_step(compiled))  # type: ignore[misc]
+    findings.check("gpu training graphs", check_training)
     findings.check("gpu drawing compiled", check_drawing)
     findings.check("gpu halves", check_halves)
     findings.check("gpu placement", lambda: check_placement(int(gpus)))
     findings.check("gpu nccl", lambda: check_nccl(min(2, int(gpus))))
 
 
-def check_step(compiled: bool) -> str:
+def check_step(compiled: Asked) -> str:
     """Training steps of a small net on one GPU."""
     found = _get([_remote(step_seconds, num_gpus=1).remote(compiled)])[0]
     if not math.isfinite(found["loss"]):
@@ -40,8 +45,22 @@ def check_step(compiled: bool) -> str:
     return f"{1e3 * found['seconds']:.0f} ms a step of {found['batch']} images, {found['peak'] / 1e9:.2f} GB at most"
 
 
-def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[str, float]:
+def step_seconds(compiled: Asked, device: str = "cuda", batch: int = 32) -> dict[str, float]:
     """Seconds and peak bytes of the step that training runs, at 32 px in bf16."""
+    import torch
+
+    started, loss = 0.0, math.nan
+    for done, seen in enumerate(_steps(compiled, device, {"batch_size": batch, "precision": "bf16"}), 1):
+        _wait(device)
+        loss = seen[0]
+        if done == STEPS:
+            started = time.monotonic()
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
+
+
+def _steps(compiled: Asked, device: str, training: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    """Loss and gradient norm of twice ``STEPS`` training steps of a small net, on the same images."""
     import torch
 
     from stages.compiling import compiled as compiled_net
@@ -50,23 +69,47 @@ def step_seconds(compiled: bool, device: str = "cuda", batch: int = 32) -> dict[
     from stages.training import Batch, TrainState, train_step
 
     stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
-    training = TrainingSpec.model_validate({"steps": 100, "batch_size": batch, "precision": "bf16"})
-    state = TrainState.start(stage, training, 0, device)
-    model: Any = compiled_net(state.net) if compiled else state.net
-    images = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
-    labels = torch.arange(batch, device=device) % 10
-    started, loss = 0.0, math.nan
-    for step in range(2 * STEPS):
-        if step == STEPS:
-            _wait(device)
-            started = time.monotonic()
-        seen = train_step(
-            stage, state, Batch(images, labels, torch.arange(batch)), model=model, training=training, seed=0
+    asked = TrainingSpec.model_validate({"steps": 100, "learning_rate": 1e-3, "warmup": 0, **training})
+    state = TrainState.start(stage, asked, 0, device)
+    model: Any = compiled_net(state.net, graphs=compiled == "graphs", or_error=True) if compiled else state.net
+    places = torch.arange(asked.batch_size)
+    images = torch.rand(len(places), 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = Batch(images.to(device), (places % 10).to(device), places)
+    for _ in range(2 * STEPS):
+        seen = train_step(stage, state, batch, model=model, training=asked, seed=0)
+        yield float(seen.loss), float(seen.gradient_norm)
+
+
+def check_training() -> str:
+    """Steps of a net whose kernels are launched as one, on one GPU: they must be those of the plain net."""
+    return told_of_training(_get([_remote(trained_both_ways, num_gpus=1).remote()])[0])
+
+
+def told_of_training(difference: float) -> str:
+    """A line about what ``trained_both_ways`` found. Raises Trouble where that is more than rounding."""
+    if not difference <= OF_STEPS:
+        raise Trouble(
+            "losses and gradient norms of a net that is launched as CUDA graphs are off by up to "
+            f"{difference:.3g} of themselves from those of the plain net; set resources.compile to true there, not to "
+            "graphs, or try another torch"
         )
-        loss = float(seen.loss)
-    _wait(device)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
+    return (
+        f"losses and gradients of {2 * STEPS} steps are those of the plain net but for {difference:.1e} of themselves"
+    )
+
+
+def trained_both_ways(device: str = "cuda", micro_batch: int = 4) -> float:
+    """By how much losses and gradient norms of the two differ at most, as a share of the plain net's.
+
+    There are three micro-batches, of which the last is the smaller one.
+    """
+    from pipeline.parts import settle
+
+    settle({"threads": 1})
+    training = {"batch_size": 3 * micro_batch - 1, "micro_batch": micro_batch}
+    plain, launched = (list(_steps(compiled, device, training)) for compiled in (False, "graphs"))
+    pairs = zip(chain(*plain), chain(*launched), strict=True)
+    return max(abs(theirs - ours) / ours for ours, theirs in pairs)
 
 
 def check_drawing() -> str:

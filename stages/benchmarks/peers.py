@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.benchmarks.subjects import Subject, Work, batch_of
+from stages.benchmarks.subjects import Subject, Work, batch_of, named
+from stages.compiling import Asked
 from stages.net_specs import ADMSpec, AttentiveSpec, UNetSpec
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -138,7 +139,7 @@ PEERS: Mapping[str, Callable[[Work, AttentiveSpec], tuple[nn.Module, Call, Avera
 }
 
 
-def peer(name: str, work: Work, net: Any, precision: str, *, compiled: bool = False) -> Subject:
+def peer(name: str, work: Work, net: Any, precision: str, *, compiled: Asked = False) -> Subject:
     """The step of the library ``name`` on ``work``. Raises NoSuchPeer, whose message a person can act on."""
     if name not in PEERS:
         raise NoSuchPeer(f"--against {name}: known are {', '.join(PEERS)}")
@@ -148,19 +149,18 @@ def peer(name: str, work: Work, net: Any, precision: str, *, compiled: bool = Fa
         built, call, average = PEERS[name](work, net)
     except ImportError as error:
         raise NoSuchPeer(f"--against {name}: {error}; install it with: pip install {name}") from error
-    return _subject(
-        f"{name} {precision}{' compiled' if compiled else ''}", work, built, call, average, precision, compiled
-    )
+    return _subject(f"{name} {precision}{named(compiled)}", work, built, call, average, precision, compiled)
 
 
 def _subject(
-    name: str, work: Work, net: nn.Module, call: Call, average: Average, precision: str, compiled: bool
+    name: str, work: Work, net: nn.Module, call: Call, average: Average, precision: str, compiled: Asked
 ) -> Subject:
     batch = batch_of(work)
     images = batch.images.repeat(1, 2, 1, 1)[:, : work.channels_in]
     steps = torch.full((work.batch,), STEPS // 2, device=work.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    run = torch.compile(call) if compiled else call
+    options: dict[str, Any] = {"mode": "reduce-overhead"} if compiled == "graphs" else {}
+    run = torch.compile(call, **options) if compiled else call
     bf16 = torch.autocast(work.device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def train() -> Tensor:

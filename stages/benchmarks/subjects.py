@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.cascade import TrainedStage, conditioned
+from stages.compiling import Asked
 from stages.compiling import compiled as compiled_net
 from stages.images import downsample
 from stages.randomness import KeyedDraws
@@ -75,18 +76,20 @@ def count_flops(subject: Subject, batch: int) -> Flops:
     return Flops(*counts)
 
 
-def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = False) -> Subject:
+def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: Asked = False) -> Subject:
     """The step that production runs (``stages.training.train_step``) and the denoiser that it samples with.
 
-    All that belongs to a step is in it: keyed draws, loss, backward pass, clipping, fused AdamW, the average.
+    All that belongs to a step is in it: keyed draws, loss, backward pass, clipping, fused AdamW, the average. Compiled
+    nets are drawn from as production does it, in one launch a call where they are on a GPU.
     """
     stage = Stage.build(spec)
     training = TrainingSpec.model_validate({"steps": 10**6, "batch_size": work.batch, "precision": precision})
     state = TrainState.start(stage, training, 0, work.device)
     batch = batch_of(work)
     stored = replace(batch, images=batch.images.to(memory_format=torch.channels_last))  # as bytes come from shards
-    trained: Any = compiled_net(state.net) if compiled else state.net
-    sampled = TrainedStage(stage, state.ema, compiled).net_in(precision)
+    graphs = compiled == "graphs"
+    trained: Any = compiled_net(state.net, graphs=graphs, or_error=True) if compiled else state.net
+    sampled = TrainedStage(stage, state.ema, bool(compiled)).net_in(precision)
     logsnr = torch.zeros(())
     low_res = None
     if work.low_res_size is not None:
@@ -100,7 +103,12 @@ def rayfall(work: Work, spec: StageSpec, precision: str, *, compiled: bool = Fal
     def sample() -> Tensor:
         return denoise(batch.images, logsnr).x_hat
 
-    return Subject(f"{OURS} {precision}{' compiled' if compiled else ''}", precision, state.net, train, sample)
+    return Subject(f"{OURS} {precision}{named(compiled)}", precision, state.net, train, sample)
+
+
+def named(compiled: Asked) -> str:
+    """The end of a subject's name."""
+    return " graphs" if compiled == "graphs" else " compiled" if compiled else ""
 
 
 def batch_of(work: Work) -> Batch:

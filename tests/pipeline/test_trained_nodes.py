@@ -95,6 +95,15 @@ def test_dropout_is_not_both_compiled_and_computed_again(folder: Path) -> None:
         nodes_of(folder, {"samples": 10}, stages=fine, resources=both)
 
 
+def test_graphs_are_launched_on_gpus(folder: Path) -> None:
+    asked = {"compile": "graphs", "gpus_per_worker": 0.5}
+    assert nodes_of(folder, {"samples": 10}, resources=asked).train("base").context["compile"] == "graphs"
+    with pytest.raises(ValueError, match=r"gpus_per_worker is 0; give workers GPUs, or set compile to true"):
+        nodes_of(folder, {"samples": 10}, resources={**asked, "gpus_per_worker": 0})
+    with pytest.raises(ValueError, match="compile"):
+        nodes_of(folder, {"samples": 10}, resources={"compile": "nets"})
+
+
 @pytest.mark.parametrize(("setting", "plainly", "otherwise"), [("recompute", None, 8), ("compile", False, True)])
 def test_how_nets_are_computed_is_told_to_the_workers_and_tells_no_results_apart(
     folder: Path, setting: str, plainly: Any, otherwise: Any

@@ -38,6 +38,11 @@ def test_a_wish_that_cannot_be_met_is_one_sentence_and_2() -> None:
     assert found.stderr.strip() == "--against diffusers: it has no net like a uvit with a patch of 1"
 
 
+def test_graphs_are_refused_where_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--net", "demo", "--device", "cpu", "--compile", "graphs"]) == 2
+    assert capsys.readouterr().err.startswith("CUDA graphs are launched on a GPU")
+
+
 def test_the_figures_say_what_a_forecast_is_calibrated_with(tmp_path: Path) -> None:
     """The device, the kind of net, precisions, peaks and the rate of memory: all that a share of a peak is made of."""
     out = tmp_path / "figures.json"

@@ -284,21 +284,8 @@ def test_a_net_is_drawn_from_as_one_graph(
     assert len(nets) == 2, "one for each stage, compiled once"
 
 
-def in_one_place(graph: torch.fx.GraphModule, _: object) -> Any:
-    """A backend whose answers lie in memory that the next call writes into, as those of a CUDA graph."""
-    places = dict[int, torch.Tensor]()
-
-    def call(*given: Any) -> list[torch.Tensor]:
-        answers = list(graph(*given))
-        for number, answer in enumerate(answers):
-            places[number] = places.setdefault(number, answer.clone()).copy_(answer)
-        return [places[number] for number in range(len(answers))]
-
-    return call
-
-
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])
-def test_what_a_call_overwrites_was_kept(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_call_overwrites_was_kept(sampler: str, in_one_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both samplers look at an earlier answer again, and a net that says x is taken at its word."""
     monkeypatch.setattr("stages.cascade.compiled", partial(compiled, backend=in_one_place))
     plain = trained(StageSpec(name="base", size=8, classes=3, net=NET, prediction="x"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stages.compilers import NoCompiler
-from stages.compiling import compiled
+from stages.compilers import CannotCompile
+from stages.compiling import Backend, compiled
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
 from stages.stage import Stage
@@ -30,18 +32,30 @@ UPPER = {
 }
 
 
-def losses(kind: str, backend: str | None, steps: int = 2, *, side: int | None = None, **net: Any) -> list[float]:
-    """Of training steps from a start that is off the zeros; the second micro-batch is smaller than the first."""
+def losses(
+    kind: str,
+    backend: str | Backend | None,
+    steps: int = 2,
+    *,
+    side: int | None = None,
+    graphs: bool = False,
+    shared: bool = False,
+    micro_batch: int = 2,
+    **net: Any,
+) -> list[float]:
+    """Of training steps from a start that is off the zeros; of two micro-batches the second is the smaller one."""
     spec = {"name": "sr", "size": 8, "classes": 3, "net": {**COMMON, **NETS[kind], **net}, **UPPER}
     stage = Stage.build(StageSpec.model_validate(spec))
-    training = TrainingSpec(steps=steps, batch_size=3, micro_batch=2, warmup=0)
+    training = TrainingSpec(steps=steps, batch_size=3, micro_batch=micro_batch, warmup=0)
     state = TrainState.start(stage, training, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in state.net.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     recompute_from(state.net, side)
-    model = state.net if backend is None else compiled(state.net, backend=backend)
+    model = state.net if backend is None else compiled(state.net, backend=backend, graphs=graphs)
+    if shared:
+        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     images = torch.randn(3, 3, 8, 8, generator=generator).clamp(-1, 1)
     batch = Batch(images, torch.arange(3), torch.arange(3))
     return [float(train_step(stage, state, batch, model=model, training=training, seed=0).loss) for _ in range(steps)]
@@ -60,6 +74,59 @@ def test_a_net_is_one_graph(kind: str) -> None:
 
 def test_blocks_that_are_computed_again_stay_in_the_graph() -> None:
     assert losses("uvit", "aot_eager", side=4) == losses("uvit", None)
+
+
+def test_options_of_torch_are_what_they_are_called() -> None:
+    """They are asked for on GPUs alone; a torch that calls them otherwise is seen here."""
+    from torch._inductor import config
+
+    for option in ("triton.cudagraphs", "triton.cudagraph_or_error", "fallback_random", "deterministic"):
+        assert option in config.get_config_copy()
+
+
+def test_micro_batches_of_workers_are_moved_too(in_one_place: Any, tmp_path: Path) -> None:
+    """Gradients stay with the worker until the last of its micro-batches, and go into buckets there."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    told: dict[str, Any] = {"micro_batch": 1, "attention": []}
+    try:
+        found = losses("unet", in_one_place, 3, graphs=True, shared=True, **told)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert found == losses("unet", "aot_eager", 3, **told)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_what_the_next_backward_pass_writes_over_was_moved(micro_batch: int, in_one_place: Any) -> None:
+    """Gradients of three micro-batches, of two and of one, whose places are written over by the next."""
+    told: dict[str, Any] = {"micro_batch": micro_batch, "attention": []}
+    assert losses("unet", in_one_place, 3, graphs=True, **told) == losses("unet", "aot_eager", 3, **told)
+
+
+def test_without_that_gradients_would_be_wrong(in_one_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of the test above does write over them."""
+    monkeypatch.setattr("stages.training.lends_gradients", lambda model: False)
+    told: dict[str, Any] = {"micro_batch": 1, "attention": []}
+    assert losses("unet", in_one_place, 3, graphs=True, **told) != losses("unet", "aot_eager", 3, **told)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_all_of_a_graph_is_on_the_gpu(kind: str) -> None:
+    """torch makes no CUDA graph of one that has anything of the host in it; "meta" stands for the GPU."""
+    places = set[torch.device]()
+
+    def noted(graph: torch.fx.GraphModule, _: object) -> Any:
+        values = [node.meta.get("val") for node in graph.graph.nodes]
+        places.update(value.device for value in values if isinstance(value, torch.Tensor))
+        return make_boxed_func(graph.forward)
+
+    spec = {"name": "sr", "size": 8, "classes": 3, "net": {**COMMON, **NETS[kind]}, **UPPER}
+    stage = Stage.build(StageSpec.model_validate(spec))
+    with torch.device("meta"):
+        net = stage.new_net()
+        images, noise, labels = torch.ones(2, 6, 8, 8), torch.ones(2), torch.arange(2)
+    model = compiled(net, backend=aot_autograd(fw_compiler=noted, bw_compiler=noted))
+    model(images, noise, labels, noise).sum().backward()
+    assert places == {torch.device("meta")}
 
 
 def test_among_workers_the_graph_is_cut_where_gradients_are_exchanged(tmp_path: Path) -> None:
@@ -107,22 +174,35 @@ def test_a_net_that_asks_for_values_is_refused() -> None:
 
 def test_without_a_compiler_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(NoCompiler, match=r"neither g\+\+ nor clang\+\+; install one .*, or compile no nets$"):
+    with pytest.raises(CannotCompile, match=r"neither g\+\+ nor clang\+\+; install one .*, or compile no nets$"):
         compiled(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "told"), [("cpu", True, False), ("cuda", True, True), ("cuda", False, False)]
+    ("device", "asked", "or_error", "told"),
+    [
+        ("cpu", False, False, (False, False)),
+        ("cpu", True, False, (False, False)),
+        ("cuda", False, True, (False, False)),
+        ("cuda", True, False, (True, False)),
+        ("cuda", True, True, (True, True)),
+    ],
 )
 def test_kernels_are_launched_as_one_on_a_gpu_where_that_is_asked_for(
-    device: str, asked: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+    device: str, asked: bool, or_error: bool, told: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = dict[str, Any]()
     monkeypatch.setattr(torch, "compile", lambda net, **options: seen.update(options) or net)
     with FakeTensorMode(allow_non_fake_inputs=True):
         net = torch.nn.Linear(2, 2, device=device)
-    compiled(net, graphs=asked)
-    assert seen["options"] == {"fallback_random": True, "deterministic": True, "triton.cudagraphs": told}
+    compiled(net, graphs=asked, or_error=or_error)
+    options = dict(zip(("triton.cudagraphs", "triton.cudagraph_or_error"), told, strict=True))
+    assert seen["options"] == {"fallback_random": True, "deterministic": True, **options}
+
+
+def test_graphs_that_must_be_launched_are_refused_where_there_is_no_gpu() -> None:
+    with pytest.raises(CannotCompile, match=r"^CUDA graphs are launched on a GPU, .*; compile it without them$"):
+        compiled(torch.nn.Linear(2, 2), graphs=True, or_error=True)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pipeline.doctor import gpus, nodes
 from pipeline.doctor.findings import Findings, Trouble
 from pipeline.doctor.nodes import Probe, check_node, check_nodes, seen_here
 from pipeline.doctor.versions import versions_here
+from stages.compiling import compiled
 
 
 def facts(**changes: Any) -> dict[str, Any]:
@@ -77,6 +78,26 @@ def test_the_timed_step_runs_where_there_is_no_gpu() -> None:
     found = gpus.step_seconds(compiled=False, device="cpu", batch=2)
     assert found["seconds"] > 0
     assert found["loss"] > 0
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_steps_tell_whether_gradients_were_written_over(
+    moved: bool, in_one_place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_on_a_gpu(net: Any, **asked: Any) -> Any:
+        return compiled(net, backend=in_one_place, graphs=asked["graphs"])
+
+    monkeypatch.setattr("stages.compiling.compiled", as_on_a_gpu)
+    if not moved:
+        monkeypatch.setattr("stages.training.lends_gradients", lambda model: False)
+    difference = gpus.trained_both_ways(device="cpu", micro_batch=2)
+    if moved:
+        assert "are those of the plain net" in gpus.told_of_training(difference)
+    else:
+        with pytest.raises(
+            Trouble, match=r"off by up to [\d.]+ of themselves .*; set resources\.compile to true there"
+        ):
+            gpus.told_of_training(difference)
 
 
 @pytest.mark.slow
