@@ -128,7 +128,7 @@ def sample_stage(
     is walked. ``precision`` "bf16" runs the net in autocast; the sampler's arithmetic stays in float32.
     """
     stage, spec = trained.stage, trained.stage.spec
-    draws = KeyedDraws(seed, f"sampling {spec.name}")
+    draws = KeyedDraws(seed, f"sampling {spec.name}", fused=trained.compiled)
     low_res = None
     if below is not None:
         low_res = low_res_input(stage, below, indices, draws, kind=sampling.augmentation, level=sampling.level)

@@ -41,9 +41,19 @@ class Launched(nn.Module):
         return answer if answer.requires_grad else answer.clone()
 
 
+def _own(model: Any) -> Any:
+    """What DistributedDataParallel wraps, or ``model``."""
+    return getattr(model, "module", model)
+
+
 def lends_gradients(model: Any) -> bool:
     """Whether the gradients that a backward pass of ``model`` leaves are written over by the next one."""
-    return isinstance(getattr(model, "module", model), Launched)  # what DistributedDataParallel wraps
+    return isinstance(_own(model), Launched)
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether ``model`` is a net as ``compiled`` gives it."""
+    return lends_gradients(model) or hasattr(_own(model), "_orig_mod")  # torch's name for what it compiled
 
 
 def compiled(

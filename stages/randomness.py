@@ -11,10 +11,12 @@ Box-Muller transform, whose logarithm and cosine may differ in the last place be
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,23 +27,41 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int] | tuple[Tensor, Tensor]
+) -> tuple[Tensor, ...]:
     """Philox 4x32-10: four int64 tensors holding 32-bit words, and two key words -> four 32-bit words.
 
-    Products of two 32-bit words wrap in int64, which leaves their 64 bits right; the shift below masks the sign.
+    Products of two 32-bit words wrap in int64, which leaves their 64 bits right. The upper half of c1 and c3 is
+    whatever is left of a product: they are only ever mixed in bit by bit, and the masks come after that.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
-            ((product1 >> 32) & _MASK) ^ c1 ^ k0,
-            product1 & _MASK,
-            ((product0 >> 32) & _MASK) ^ c3 ^ k1,
-            product0 & _MASK,
+            ((product1 >> 32) ^ c1 ^ k0) & _MASK,
+            product1,
+            ((product0 >> 32) ^ c3 ^ k1) & _MASK,
+            product0,
         )
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _words(positions: Tensor, step: int | Tensor, key: tuple[int, int] | tuple[Tensor, Tensor], count: int) -> Tensor:
+    """What ``KeyedDraws.words`` returns; ``step`` and ``key`` are below 2^32."""
+    blocks = torch.arange(-(-count // 4), device=positions.device).unsqueeze(0)
+    index = positions.to(torch.int64).unsqueeze(1)
+    zero = torch.zeros_like(blocks + index)
+    counter = (zero + blocks, zero + (index & _MASK), zero + step, zero + (index >> 32))
+    return torch.stack(philox(counter, key), dim=-1).flatten(1)[:, :count]
+
+
+@functools.cache
+def _compiled_words() -> Any:
+    """``_words`` in one kernel or two instead of a hundred, for any number of positions and words."""
+    return torch.compile(_words, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -50,11 +70,13 @@ class KeyedDraws:
 
     Every method takes a ``purpose`` (what the numbers are for), a ``step`` (training step or sampler step) and
     ``positions`` (B,) int64 (place in the global batch, or image index), and returns float32 (B, *shape) on the
-    device of ``positions``.
+    device of ``positions``. ``fused`` has torch compile the cipher where they are on a GPU: the same numbers in few
+    launches, of which it would wait for a hundred.
     """
 
     seed: int
     scope: str
+    fused: bool = False
 
     def _key(self, purpose: str) -> tuple[int, int]:
         text = f"{self.seed}\x1f{self.scope}\x1f{purpose}".encode()
@@ -63,11 +85,13 @@ class KeyedDraws:
 
     def words(self, purpose: str, step: int, positions: Tensor, count: int) -> Tensor:
         """``count`` random 32-bit words per position: int64 (B, count) in [0, 2^32)."""
-        blocks = torch.arange(-(-count // 4), device=positions.device).unsqueeze(0)
-        index = positions.to(torch.int64).unsqueeze(1)
-        zero = torch.zeros_like(blocks + index)
-        counter = (zero + blocks, zero + (index & _MASK), zero + (step & _MASK), zero + (index >> 32))
-        return torch.stack(philox(counter, self._key(purpose)), dim=-1).flatten(1)[:, :count]
+        key, step = self._key(purpose), step & _MASK
+        if not (self.fused and positions.is_cuda):
+            return _words(positions, step, key, count)
+        # As tensors, or torch would compile it for every step anew; filled in place, so that nothing is waited for.
+        values = [torch.full((), value, dtype=torch.int64, device=positions.device) for value in (step, *key)]
+        words: Tensor = _compiled_words()(positions, values[0], (values[1], values[2]), count)
+        return words
 
     def uniform(self, purpose: str, step: int, positions: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """Uniform on (0, 1), never exactly 0 or 1: (B, *shape)."""

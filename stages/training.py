@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.averages import average_decay, gamma_of
-from stages.compiling import lends_gradients
+from stages.compiling import is_compiled, lends_gradients
 from stages.optimizers import AdamW
 from stages.randomness import KeyedDraws
 from stages.specs import TrainingSpec, ema_decay, learning_rate_at
@@ -72,8 +72,21 @@ def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: 
 
     Nothing changes where ``sound`` () is 0; where it is 1 the bits are those of a number in its place.
     """
-    average = list(average)
-    torch._foreach_lerp_(average, list(weights), [sound * (1.0 - decay)] * len(average))
+    average, weights, share = list(average), list(weights), sound * (1.0 - decay)
+    if share.is_cuda:
+        approach(average, weights, share)
+    else:
+        torch._foreach_lerp_(average, weights, [share] * len(average))
+
+
+def approach(average: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+    """``average <- average + share (weights - average)``, in place, by a ``share`` () of the device.
+
+    For a share of the device torch launches an interpolation on a GPU once per tensor, and these for many at once.
+    """
+    gap = torch._foreach_sub(weights, average)
+    torch._foreach_mul_(gap, share)
+    torch._foreach_add_(average, gap)
 
 
 @dataclass(frozen=True)
@@ -144,8 +157,8 @@ def accumulate_gradients(
     they are to be summed, and slices of any lengths then weigh what they should. ``model`` exchanges gradients among
     ranks, if it does, in the last of the micro-batches, and must sum them (averaging would weigh ranks alike).
     """
-    draws, device = KeyedDraws(seed, stage.spec.name), batch.images.device
-    model = state.net if model is None else model
+    device, model = batch.images.device, state.net if model is None else model
+    draws = KeyedDraws(seed, stage.spec.name, fused=is_compiled(model))
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
     pieces, shares = batch.pieces(training.micro_batch), []
     for piece in pieces:

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stages.cascade import Rung, TrainedStage, sample_stage
+from stages.randomness import KeyedDraws, _words
 from stages.specs import StageSamplingSpec, StageSpec, TrainingSpec
 from stages.stage import Stage
 from stages.training import Batch, TrainState, accumulate_gradients, train_step
@@ -199,6 +200,23 @@ def started(stage: Stage, training: TrainingSpec, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Stage, "build_net", lambda self, seed: net)
     monkeypatch.setattr(net, "to", lambda device: net)
     return TrainState.start(stage, training, 0, "cuda")
+
+
+def test_fused_draws_do_not_wait(gpu: PretendGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = list[tuple[Any, ...]]()
+
+    def words(*asked: Any) -> Tensor:
+        called.append(asked)
+        return _words(*asked)
+
+    monkeypatch.setattr("stages.randomness._compiled_words", lambda: words)
+    with gpu.fake, gpu:
+        drawn = KeyedDraws(0, "base", fused=True).normal(
+            "noise", 3, torch.zeros(4, dtype=torch.int64, device="cuda"), (5,)
+        )
+    assert drawn.shape == (4, 5)
+    assert gpu.copied == []
+    assert all(isinstance(value, Tensor) for value in (called[0][1], *called[0][2])), "or each step is compiled anew"
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.randomness import KeyedDraws, philox
+from stages.randomness import KeyedDraws, _compiled_words, _words, philox
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,17 @@ from stages.randomness import KeyedDraws, philox
 def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: str) -> None:
     words = philox(tuple(torch.tensor([c]) for c in counter), key)  # type: ignore[arg-type]
     assert " ".join(f"{int(word):08x}" for word in words) == expected
+
+
+@pytest.mark.slow
+def test_the_compiled_cipher_gives_the_same_words() -> None:
+    """In kernels that torch writes; steps and keys come as tensors, and any shape is welcome."""
+    fused = _compiled_words()
+    for positions in (torch.zeros(1, dtype=torch.int64), torch.arange(2), torch.arange(7) * 997 + 2**33):
+        for count, step in ((1, 0), (5, 2**32 - 1), (192, 7)):
+            key = 0xFFFFFFFF, 0x9E3779B9
+            asked = torch.tensor(step), (torch.tensor(key[0]), torch.tensor(key[1]))
+            assert torch.equal(fused(positions, *asked, count), _words(positions, step, key, count))
 
 
 def test_draws_do_not_depend_on_order_or_slicing() -> None:

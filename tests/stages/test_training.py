@@ -23,7 +23,7 @@ from stages.specs import (
     learning_rate_at,
 )
 from stages.stage import Stage
-from stages.training import Batch, TrainState, accumulate_gradients, keyed_dropout, train_step, update_average
+from stages.training import Batch, TrainState, accumulate_gradients, approach, keyed_dropout, train_step, update_average
 
 TRAINING = TrainingSpec(steps=6, batch_size=8, learning_rate=2e-3, warmup=2, ema=0.9)
 
@@ -225,6 +225,18 @@ def test_average_is_a_lerp_and_warms_up() -> None:
     update_average(average, weights, 0.75, torch.zeros(()))
     assert [tensor.tolist() for tensor in average] == [[0.25] * 2, [1.0] * 3]
     assert [ema_decay(0.9, step) for step in (0, 8, 10**6)] == pytest.approx([0.1, 0.5, 0.9])
+
+
+def test_an_average_in_few_launches_is_that_of_one_tensor_after_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    average, weights = ([torch.randn(3, 5, generator=generator) for _ in range(4)] for _ in range(2))
+    moved, begun = [tensor.clone() for tensor in average], [tensor.clone() for tensor in average]
+    approach(moved, weights, torch.zeros(()))
+    assert all(torch.equal(one, other) for one, other in zip(moved, begun, strict=True))
+    approach(moved, weights, torch.full((), 0.25))
+    update_average(average, weights, 0.75, torch.ones(()))
+    for one, other in zip(moved, average, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_learning_rate_does_not_depend_on_the_number_of_steps() -> None:
