@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.errors import UserError, first_line
 from pipeline.forecast import BACKWARD_SHARE, BUCKET_BYTES, NUMBER_BYTES, Load, optimizer_bytes
 from pipeline.machines import GPUS
+from stages.compilers import Asked
 
 # The variants of ``pipeline.benchmark training``.
 ONE, TWO, BOTH, BARE = "one worker on Ray", "two workers of one", "two trainings at once", "bare loop"
@@ -31,7 +32,7 @@ class MeasuredStep:
 
     kind: str  # of net
     precision: str
-    compiled: bool
+    compiled: Asked
     flops: float  # of training, per image
     share: float  # of the peak, in (0, 1]
     gpu: str | None  # of GPUS; None for a CPU, or a GPU that is not in it
@@ -55,7 +56,7 @@ class Measured:
     loop: MeasuredLoop | None = None
 
     def step_for(
-        self, kind: str, precision: str, flops: float, gpu: str, *, compiled: bool = False
+        self, kind: str, precision: str, flops: float, gpu: str, *, compiled: Asked = False
     ) -> MeasuredStep | None:
         """The figure that says most of training such a net on ``gpu``; None where none says anything.
 
@@ -124,7 +125,8 @@ def _step(figures: Mapping[str, Any], name: str, file: Path) -> MeasuredStep:
         raise UserError(f"--measured {file}: {name} reached {share:.0%} of its peak, which cannot be; measure it again")
     of = f"{GPUS[gpu].tflops:g} TFLOP/s, the data sheet's" if gpu else f"{peak / 1e12:.3g} TFLOP/s, measured beside it"
     what = f"net {figures['net']} ({figures['kind']}, {flops / 1e9:.4g} GFLOP an image), {batch} images a step"
-    where = f"{what}, {precision}{', compiled' if compiled else ''}, on {_device(device)}: {share:.0%} of {of}"
+    how = ", as CUDA graphs" if compiled == "graphs" else ", compiled" if compiled else ""
+    where = f"{what}, {precision}{how}, on {_device(device)}: {share:.0%} of {of}"
     return MeasuredStep(figures["kind"], precision, compiled, flops, share, gpu, where)
 
 

@@ -8,7 +8,7 @@ Nothing here imports torch, Ray, MLflow or YAML.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -32,6 +32,7 @@ from pipeline.search.checks import check_pruning, check_screening
 from pipeline.search.spec import SearchSpec, values_at
 from pipeline.seeds import Seed
 from pipeline.sentences import first_message
+from stages.compilers import Asked
 from stages.schedule_specs import steps_of
 from stages.specs import PositiveInt, Spec, StageSamplingSpec, StageSettings, StageSpec, TrainingSpec
 
@@ -126,7 +127,7 @@ class ResourcesSpec(Spec):
         "are computed again in the backward pass: less memory, more time, and the same bits. None: all keep what the "
         "backward pass needs. `rayfall plan` shows both.",
     )
-    compile: Literal[False, True, "graphs"] = Field(
+    compile: Asked = Field(
         False,
         description="Train with nets that torch compiles: faster on a GPU after a minute or more, and needs a C++ "
         "compiler on every node. Losses and weights differ from uncompiled ones by rounding, and a run that is resumed "

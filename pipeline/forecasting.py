@@ -32,7 +32,7 @@ def forecast(
     for name, plan in figures["plan"].items():
         load = load_of(experiment, name, plan, data)
         config = experiment.stages[name]
-        compiled = bool(experiment.resources.compile)
+        compiled = experiment.resources.compile
         step = measured.step_for(config.net.kind, config.training.precision, load.flops, machine.gpu, compiled=compiled)
         hidden = 1.0 if loop is None or loop.hidden is None else loop.hidden
         rates = rates_of(machine, cluster, step, 1.0 if loop is None else loop.loop, hidden)

@@ -44,12 +44,15 @@ def shortages_named(setting: str, *, memory: str, folders: Sequence[str]) -> Ite
         raise UserError(_disk_sentence(setting, folders)) from error
 
 
-def memory_of_stage(stage: str, training: TrainingSpec, *, workers: int, device: str) -> str:
-    """What to tell when ``device`` has too little memory for a worker's part of a step of ``stage``."""
+def memory_of_stage(stage: str, training: TrainingSpec, *, workers: int, device: str, graphs: bool = False) -> str:
+    """What to tell when ``device`` has too little memory for a worker's part of a step of ``stage``, and for the CUDA
+    ``graphs`` that hold theirs while others want some."""
     own = -(-training.batch_size // workers)
     piece = min(training.micro_batch or own, own)
     setting = f"stages.{stage}.training"
     told = f"stages.{stage}: {device} has too little memory for {piece} examples at once"
+    if graphs:
+        return f"{told} beside CUDA graphs; set resources.compile to true instead of graphs, which holds none"
     if piece > 1:
         return f"{told}; set {setting}.micro_batch to {piece // 2} or less; it trains the same, and takes longer"
     if training.precision == "f32":

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from pipeline.called_nets import called_net, graphs_named
 from pipeline.commits import CommitLog, Entry
 from pipeline.dag import Progress
 from pipeline.data.batches import StepBatches, step_batches
 from pipeline.data.ordering import ExampleOrder
 from pipeline.data.sharing import positions_of_rank
-from pipeline.errors import UserError
 from pipeline.history import history_points, read_history
 from pipeline.kept_states import KeptStates
 from pipeline.leases import this_process
@@ -38,8 +38,6 @@ from pipeline.watching.weights import WatchedWeights
 from pipeline.worker_settings import LoopSettings
 from pipeline.writing import BesideTraining
 from stages.checkpoints import load_state
-from stages.compilers import CannotCompile
-from stages.compiling import compiled
 from stages.images import to_float
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
@@ -70,7 +68,7 @@ class StageRun:
         with self._shortages_named():
             self.state = TrainState.start(self.stage, self.training, settings.seed, device)
         recompute_from(self.state.net, settings.recompute)
-        self.model: Any = self._called_net(settings)
+        self.model: Any = called_net(self.state.net, settings.compile)
         positions = positions_of_rank(self.training.batch_size, rank, world, self.training.micro_batch)
         self.positions = positions_for(device, torch.from_numpy(positions))
         self.batches = StepBatches(self.examples, order, self.training.batch_size, positions)
@@ -86,15 +84,6 @@ class StageRun:
         self.writer = BesideTraining()
         self.seconds = 0.0
         self.start_seconds: float | None = None  # from being asked for to the first step
-
-    def _called_net(self, settings: LoopSettings) -> Any:
-        """The net as it is called, compiled where that is asked for. Raises UserError where it cannot be."""
-        try:
-            if not settings.compile:
-                return self.state.net
-            return compiled(self.state.net, graphs=settings.compile == "graphs", or_error=True)
-        except CannotCompile as error:
-            raise UserError(f"resources.compile: {error}") from error
 
     def resume(self) -> None:
         """Take the run over and go on from its newest whole commit that is not past the asked steps."""
@@ -114,7 +103,8 @@ class StageRun:
             if entry.created >= (self.settings.asked or math.inf):  # Ray started these workers again
                 self.start_seconds = entry.info.get("start_seconds")
         if self.ranks.world > 1:
-            self._join_ranks()
+            with self._shortages_named(), graphs_named():
+                self._join_ranks()
 
     def _join_ranks(self) -> None:
         """Let backward passes end with the sum of all ranks' gradients, always added up in the same order."""
@@ -158,6 +148,7 @@ class StageRun:
         pin = torch.device(self.device).type == "cuda"
         with (
             self._shortages_named(),
+            graphs_named(),
             self.cache,
             closing(step_batches(self.batches, steps, processes=self.settings.loader_processes, pin=pin)) as read,
             self._metric_buffer() as buffer,
@@ -210,7 +201,8 @@ class StageRun:
 
     def _shortages_named(self) -> AbstractContextManager[None]:
         name, folders = self.settings.stage["name"], [self.settings.storage, self.settings.cache]
-        memory = memory_of_stage(name, self.training, workers=self.ranks.world, device=str(self.device))
+        graphs = self.settings.compile == "graphs"
+        memory = memory_of_stage(name, self.training, workers=self.ranks.world, device=str(self.device), graphs=graphs)
         return shortages_named(f"stages.{name}", memory=memory, folders=folders)
 
     def _is_called_off(self) -> bool:

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from pipeline.called_nets import forgotten_afterwards
 from pipeline.claims import claimed
 from pipeline.commits import CommitLog
 from pipeline.dag import Task
@@ -104,5 +105,6 @@ def train_loop(config: dict[str, Any], worker: Worker) -> None:
     settings = LoopSettings(**config)
     prepare_processor(settings.threads)
     run = StageRun(settings, rank=worker.rank, world=worker.world, device=worker.device, local_world=worker.local_world)
-    run.resume()
-    run.train(report=worker.report, announced=announced_to(worker.world))
+    with forgotten_afterwards(settings.compile):
+        run.resume()
+        run.train(report=worker.report, announced=announced_to(worker.world))

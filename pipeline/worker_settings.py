@@ -11,6 +11,7 @@ from pipeline.data.cache import ShardCache
 from pipeline.data.datasets import open_examples
 from pipeline.data.loading import Examples
 from pipeline.results import Place, folder_of
+from stages.compilers import Asked
 
 # Of a node's context, as it stands there.
 TOLD = ("threads", "loader_processes", "cache", "cache_gb", "cache_users", "log_every", "checkpoint_seconds")
@@ -55,7 +56,7 @@ class LoopSettings(WorkerSettings):
     watch_steps: tuple[int, ...] = ()  # steps whose averages are set aside besides
     stop: str | None = None  # a key of the store: training ends early, after a commit, once it is there
     recompute: int | None = None  # px: blocks on maps of this side or more are computed again (stages.recomputing)
-    compile: bool | str = False  # whether the net is called compiled, and with "graphs" launched (stages.compiling)
+    compile: Asked = False  # whether the net is called compiled, and with "graphs" launched (stages.compiling)
     asked: float | None = None  # when these workers were asked for, in unix time
 
 

@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--against", type=lambda text: text.split(","), default=[], help=",".join(PEERS))
     parser.add_argument("--peer-precision", nargs="+", choices=PRECISIONS, default=["f32"])
-    compiling = "torch.compile nets, ours and theirs; graphs: and launch them as CUDA graphs"
+    compiling = "torch.compile nets, ours and theirs; graphs: as CUDA graphs too, of theirs what torch makes of them"
     parser.add_argument("--compile", nargs="?", const=True, default=False, choices=["graphs"], help=compiling)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
@@ -94,7 +94,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "kind": case.stage.net.kind,
         "batch": batch,
         "rates": {name: timing.rate for name, timing in timings.items()},
-        "own": {one.name: {"precision": one.precision, "compiled": bool(chosen.compile)} for one in ours},
+        "own": {one.name: {"precision": one.precision, "compiled": chosen.compile} for one in ours},
         "peaks": {precision: _limit(timings, precision) for precision in _precisions(subjects)},
         "flops": {name: vars(found) for name, found in flops.items()},
         "parameters": {one.name: one.parameters for one in subjects},

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Literal
+
+Asked = Literal[False, True, "graphs"]
+"""Whether nets are compiled for training, and whether their kernels are launched as one besides (CUDA graphs)."""
 
 
 class CannotCompile(ValueError):  # noqa: N818 - it states what is the matter

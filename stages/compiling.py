@@ -6,8 +6,9 @@ kind of machine under the same torch. Shapes are fixed: each batch size is compi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,6 @@ from stages.compilers import CannotCompile, check_compiler
 
 Backend = Callable[..., Any]
 """What torch.compile hands graphs to."""
-
-Asked = Literal[False, True, "graphs"]
-"""Whether nets are compiled for training, and whether their kernels are launched as one besides."""
 
 # Beyond what one net needs: a piece of a batch, a shorter last one, with gradients and without. Several nets of one
 # class in a process share the count.
@@ -56,6 +54,16 @@ def is_compiled(model: Any) -> bool:
     return lends_gradients(model) or hasattr(_own(model), "_orig_mod")  # torch's name for what it compiled
 
 
+def why_no_graphs(error: BaseException) -> str | None:
+    """What torch had against making CUDA graphs, where that is why ``error`` was raised."""
+    links: BaseException | None = error
+    while links is not None:
+        if found := re.search(r"skipping cudagraphs due to (.*)", str(links)):
+            return found[1].strip()
+        links = links.__cause__ or links.__context__
+    return None
+
+
 def compiled(
     net: nn.Module, *, backend: str | Backend = "inductor", graphs: bool = False, or_error: bool = False
 ) -> Any:
@@ -65,8 +73,8 @@ def compiled(
     that cannot be compiled in one piece is refused by torch when it is called. Kernels are not chosen by timing them
     (``deterministic``), or two workers would add up in two orders. With ``graphs`` all kernels of a call are launched
     as one where the net is on a GPU (a CUDA graph), and those of its backward pass as another; where torch cannot do
-    so it warns and launches them one by one, or with ``or_error`` raises RuntimeError, and CannotCompile where the net
-    is on no GPU.
+    so it warns and launches them one by one, or only some of them as one. With ``or_error`` that raises RuntimeError in
+    the call that compiles (``why_no_graphs``), and CannotCompile here where the net is on no GPU.
     """
     options: dict[str, Any] | None = None
     if backend == "inductor":
@@ -75,7 +83,8 @@ def compiled(
         if graphs and or_error and not launched:
             raise CannotCompile("CUDA graphs are launched on a GPU, and this net is on none; compile it without them")
         options = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": launched}
-        options |= {"triton.cudagraph_or_error": launched and or_error}
+        if launched and or_error:  # a graph that is cut into parts would hide what is left out of them
+            options |= {"triton.cudagraph_or_error": True, "graph_partition": False}
     compile_net: Any = torch.compile  # whose annotations know nothing of a limit
     called = compile_net(
         net, fullgraph=True, dynamic=False, backend=backend, options=options, recompile_limit=MOST_VARIANTS

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.compiling import MOST_VARIANTS
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -61,7 +63,8 @@ def _words(positions: Tensor, step: int | Tensor, key: tuple[int, int] | tuple[T
 @functools.cache
 def _compiled_words() -> Any:
     """``_words`` in one kernel or two instead of a hundred, for any number of positions and words."""
-    return torch.compile(_words, dynamic=True)
+    compile_words: Any = torch.compile  # whose annotations know nothing of a limit
+    return compile_words(_words, dynamic=True, recompile_limit=MOST_VARIANTS)
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,12 @@ def soundness(gradient_norm: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float, sound: Tensor) -> None:
-    """``average <- decay average + (1 - decay) weights``, in place, tensor by tensor.
+    """``average <- decay average + (1 - decay) weights``, in place.
 
     Nothing changes where ``sound`` () is 0; where it is 1 the bits are those of a number in its place.
     """
     average, weights, share = list(average), list(weights), sound * (1.0 - decay)
-    if share.is_cuda:
+    if share.is_cuda and decay >= 0.5:  # below, in the first steps, rounding must not leave anything of what was
         approach(average, weights, share)
     else:
         torch._foreach_lerp_(average, weights, [share] * len(average))

@@ -9,23 +9,38 @@ import pytest
 
 @pytest.fixture
 def in_one_place() -> Any:
-    """A backend of torch.compile whose answers and gradients are written over by the next call, as a CUDA graph's."""
+    """A backend of torch.compile whose answers and gradients lie where the next calls write, as those of CUDA graphs.
+
+    All graphs share their memory on a GPU, whatever shapes they are of: so a forward pass spoils every gradient.
+    """
+    import torch
     from functorch.compile import make_boxed_func
     from torch import Tensor
     from torch._dynamo.backends.common import aot_autograd
 
-    def written_over(graph: Any, _: object) -> Any:
-        places = dict[int, Tensor]()
+    gradients = list[Tensor]()
 
-        def call(*given: Any) -> list[Any]:
-            answers = list(graph(*given))
-            for number, answer in enumerate(answers):
-                if isinstance(answer, Tensor):
-                    place = places.setdefault(number, answer.detach().clone()).copy_(answer.detach())
+    def compiler(*, backward: bool) -> Any:
+        def written_over(graph: Any, _: object) -> Any:
+            places = dict[int, Tensor]()
+
+            def call(*given: Any) -> list[Any]:
+                answers = list(graph(*given))
+                for place in () if backward else gradients:
+                    place.fill_(torch.nan)
+                for number, answer in enumerate(answers):
+                    if not isinstance(answer, Tensor):
+                        continue
+                    if number not in places:
+                        places[number] = answer.detach().clone()
+                        gradients.extend([places[number]] if backward else [])
+                    place = places[number].copy_(answer.detach())
                     # A new tensor: autograd takes a gradient over, rather than copying it, that nobody else holds.
                     answers[number] = place.view_as(place)
-            return answers
+                return answers
 
-        return make_boxed_func(call)
+            return make_boxed_func(call)
 
-    return aot_autograd(fw_compiler=written_over, bw_compiler=written_over)
+        return written_over
+
+    return aot_autograd(fw_compiler=compiler(backward=False), bw_compiler=compiler(backward=True))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pipeline.doctor.findings import Findings, Trouble
 
 if TYPE_CHECKING:
-    from stages.compiling import Asked
+    from stages.compilers import Asked
 
 PATIENCE = 180.0  # seconds for one of these checks
 STEPS = 5  # timed, after as many that are not
@@ -30,7 +30,8 @@ def check_gpus(gpus: float, findings: Findings) -> None:
         return
     for name, compiled in (("eager", False), ("compiled", True), ("graphs", "graphs")):
         findings.check(f"gpu bf16 {name}", lambda compiled=compiled: check_step(compiled))  # type: ignore[misc]
-    findings.check("gpu training graphs", check_training)
+    for name, dropout in (("gpu training graphs", 0.0), ("gpu dropout graphs", 0.1)):
+        findings.check(name, lambda dropout=dropout: check_training(dropout))  # type: ignore[misc]
     findings.check("gpu drawing compiled", check_drawing)
     findings.check("gpu halves", check_halves)
     findings.check("gpu placement", lambda: check_placement(int(gpus)))
@@ -59,37 +60,43 @@ def step_seconds(compiled: Asked, device: str = "cuda", batch: int = 32) -> dict
     return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
 
 
-def _steps(compiled: Asked, device: str, training: dict[str, Any]) -> Iterator[tuple[float, float]]:
+def _steps(
+    compiled: Asked, device: str, training: dict[str, Any], dropout: float = 0.0
+) -> Iterator[tuple[float, float]]:
     """Loss and gradient norm of twice ``STEPS`` training steps of a small net, on the same images."""
     import torch
 
-    from stages.compiling import compiled as compiled_net
+    from pipeline.called_nets import called_net, graphs_named
     from stages.specs import StageSpec, TrainingSpec
     from stages.stage import Stage
     from stages.training import Batch, TrainState, train_step
 
-    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
+    net = {**NET, "dropout": dropout}
+    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": net}))
     asked = TrainingSpec.model_validate({"steps": 100, "learning_rate": 1e-3, "warmup": 0, **training})
     state = TrainState.start(stage, asked, 0, device)
-    model: Any = compiled_net(state.net, graphs=compiled == "graphs", or_error=True) if compiled else state.net
+    model = called_net(state.net, compiled)
     places = torch.arange(asked.batch_size)
     images = torch.rand(len(places), 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     batch = Batch(images.to(device), (places % 10).to(device), places)
     for _ in range(2 * STEPS):
-        seen = train_step(stage, state, batch, model=model, training=asked, seed=0)
+        with graphs_named():
+            seen = train_step(stage, state, batch, model=model, training=asked, seed=0)
         yield float(seen.loss), float(seen.gradient_norm)
 
 
-def check_training() -> str:
+def check_training(dropout: float) -> str:
     """Steps of a net whose kernels are launched as one, on one GPU: they must be those of the plain net."""
-    return told_of_training(_get([_remote(trained_both_ways, num_gpus=1).remote()])[0])
+    compiling = 3 * PATIENCE  # of forward and backward passes for two shapes
+    return told_of_training(_get([_remote(trained_both_ways, num_gpus=1).remote(dropout)], compiling)[0], dropout)
 
 
-def told_of_training(difference: float) -> str:
+def told_of_training(difference: float, dropout: float = 0.0) -> str:
     """A line about what ``trained_both_ways`` found. Raises Trouble where that is more than rounding."""
     if not difference <= OF_STEPS:
         raise Trouble(
-            "losses and gradient norms of a net that is launched as CUDA graphs are off by up to "
+            f"losses and gradient norms of a net {f'with dropout {dropout:g} ' if dropout else ''}that is launched as "
+            f"CUDA graphs are off by up to "
             f"{difference:.3g} of themselves from those of the plain net; set resources.compile to true there, not to "
             "graphs, or try another torch"
         )
@@ -98,18 +105,23 @@ def told_of_training(difference: float) -> str:
     )
 
 
-def trained_both_ways(device: str = "cuda", micro_batch: int = 4) -> float:
+def trained_both_ways(dropout: float = 0.0, device: str = "cuda", micro_batch: int = 4) -> float:
     """By how much losses and gradient norms of the two differ at most, as a share of the plain net's.
 
-    There are three micro-batches, of which the last is the smaller one.
+    There are three micro-batches, of which the last is the smaller one. Not a number where one of them is none.
     """
     from pipeline.parts import settle
 
     settle({"threads": 1})
     training = {"batch_size": 3 * micro_batch - 1, "micro_batch": micro_batch}
-    plain, launched = (list(_steps(compiled, device, training)) for compiled in (False, "graphs"))
+    plain, launched = (list(_steps(compiled, device, training, dropout)) for compiled in (False, "graphs"))
     pairs = zip(chain(*plain), chain(*launched), strict=True)
-    return max(abs(theirs - ours) / ours for ours, theirs in pairs)
+    return worst([abs(theirs - ours) / ours for ours, theirs in pairs])
+
+
+def worst(differences: Sequence[float]) -> float:
+    """The largest, and no number where one is none: Python's ``max`` passes over those."""
+    return math.nan if any(math.isnan(one) for one in differences) else max(differences)
 
 
 def check_drawing() -> str:
@@ -250,13 +262,18 @@ def _remote(what: Any, **options: Any) -> Any:
     return ray.remote(**options)(what)
 
 
-def _get(references: list[Any]) -> list[Any]:
+def _get(references: list[Any], patience: float | None = None) -> list[Any]:
     import ray
+    from ray.exceptions import RayTaskError
 
-    _, left = ray.wait(references, num_returns=len(references), timeout=PATIENCE)
+    patience = patience or PATIENCE
+    _, left = ray.wait(references, num_returns=len(references), timeout=patience)
     if left:
-        raise Trouble(f"no answer within {PATIENCE:.0f} s; `ray status` says whether its GPUs are in use")
-    found: list[Any] = ray.get(references)
+        raise Trouble(f"no answer within {patience:.0f} s; `ray status` says whether its GPUs are in use")
+    try:
+        found: list[Any] = ray.get(references)
+    except RayTaskError as error:  # whose first line names a process, not what is wrong
+        raise (error.cause or error) from None
     return found
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.benchmarks.subjects import Subject, Work, batch_of, named
-from stages.compiling import Asked
+from stages.compilers import Asked
 from stages.net_specs import ADMSpec, AttentiveSpec, UNetSpec
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.cascade import TrainedStage, conditioned
-from stages.compiling import Asked
+from stages.compilers import Asked
 from stages.compiling import compiled as compiled_net
 from stages.images import downsample
 from stages.randomness import KeyedDraws

@@ -14,7 +14,9 @@ import torch
 
 import pipeline.stage_run
 from pipeline.errors import UserError
+from pipeline.shortages import memory_of_stage
 from pipeline.train_workers import while_it_advances
+from stages.specs import TrainingSpec
 from stages.stage import Stage
 
 pytestmark = pytest.mark.faults
@@ -67,6 +69,12 @@ def test_the_sentence_names_the_setting(
     fill_memory(monkeypatch, after=2)
     with pytest.raises(UserError, match=advice):
         tiny.train(tiny.settings(tmp_path, training=training))
+
+
+def test_graphs_are_what_goes_first() -> None:
+    training = TrainingSpec(steps=1, batch_size=8)
+    told = memory_of_stage("sr", training, workers=1, device="cuda:0", graphs=True)
+    assert told.endswith("beside CUDA graphs; set resources.compile to true instead of graphs, which holds none")
 
 
 def test_it_is_tried_once(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure: Any) -> None:

@@ -109,6 +109,7 @@ def test_compiled_steps_speak_for_trainings_that_compile(tmp_path: Path) -> None
     found = compiled.step_for("adm", "bf16", 1e12, "h100", compiled=True)
     assert found is not None
     assert "bf16, compiled, on NVIDIA H100" in found.where
+    assert compiled.step_for("adm", "bf16", 1e12, "h100", compiled="graphs") is None
     assert read_measured([written(tmp_path)]).step_for("adm", "bf16", 1e12, "h100", compiled=True) is None
 
 

@@ -80,7 +80,13 @@ def test_options_of_torch_are_what_they_are_called() -> None:
     """They are asked for on GPUs alone; a torch that calls them otherwise is seen here."""
     from torch._inductor import config
 
-    for option in ("triton.cudagraphs", "triton.cudagraph_or_error", "fallback_random", "deterministic"):
+    for option in (
+        "triton.cudagraphs",
+        "triton.cudagraph_or_error",
+        "graph_partition",
+        "fallback_random",
+        "deterministic",
+    ):
         assert option in config.get_config_copy()
 
 
@@ -102,10 +108,13 @@ def test_what_the_next_backward_pass_writes_over_was_moved(micro_batch: int, in_
     assert losses("unet", in_one_place, 3, graphs=True, **told) == losses("unet", "aot_eager", 3, **told)
 
 
-def test_without_that_gradients_would_be_wrong(in_one_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_without_that_gradients_would_be_wrong(
+    micro_batch: int, in_one_place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The backend of the test above does write over them."""
     monkeypatch.setattr("stages.training.lends_gradients", lambda model: False)
-    told: dict[str, Any] = {"micro_batch": 1, "attention": []}
+    told: dict[str, Any] = {"micro_batch": micro_batch, "attention": []}
     assert losses("unet", in_one_place, 3, graphs=True, **told) != losses("unet", "aot_eager", 3, **told)
 
 
@@ -196,8 +205,9 @@ def test_kernels_are_launched_as_one_on_a_gpu_where_that_is_asked_for(
     with FakeTensorMode(allow_non_fake_inputs=True):
         net = torch.nn.Linear(2, 2, device=device)
     compiled(net, graphs=asked, or_error=or_error)
-    options = dict(zip(("triton.cudagraphs", "triton.cudagraph_or_error"), told, strict=True))
-    assert seen["options"] == {"fallback_random": True, "deterministic": True, **options}
+    expected = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": told[0]}
+    strict = {"triton.cudagraph_or_error": True, "graph_partition": False} if told[1] else {}
+    assert seen["options"] == {**expected, **strict}
 
 
 def test_graphs_that_must_be_launched_are_refused_where_there_is_no_gpu() -> None:

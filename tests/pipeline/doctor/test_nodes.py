@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -87,17 +88,22 @@ def test_steps_tell_whether_gradients_were_written_over(
     def as_on_a_gpu(net: Any, **asked: Any) -> Any:
         return compiled(net, backend=in_one_place, graphs=asked["graphs"])
 
-    monkeypatch.setattr("stages.compiling.compiled", as_on_a_gpu)
+    monkeypatch.setattr("pipeline.called_nets.compiled", as_on_a_gpu)
     if not moved:
         monkeypatch.setattr("stages.training.lends_gradients", lambda model: False)
     difference = gpus.trained_both_ways(device="cpu", micro_batch=2)
     if moved:
         assert "are those of the plain net" in gpus.told_of_training(difference)
     else:
-        with pytest.raises(
-            Trouble, match=r"off by up to [\d.]+ of themselves .*; set resources\.compile to true there"
-        ):
+        with pytest.raises(Trouble, match=r"off by up to nan of themselves .*; set resources\.compile to true there"):
             gpus.told_of_training(difference)
+
+
+def test_one_difference_that_is_no_number_is_the_worst() -> None:
+    assert gpus.worst([0.1, 0.3, 0.2]) == 0.3
+    assert math.isnan(gpus.worst([0.1, math.nan, 0.2]))
+    with pytest.raises(Trouble, match=r"a net with dropout 0\.1 that is launched as CUDA graphs .* up to 0\.0101 "):
+        gpus.told_of_training(0.0101, 0.1)
 
 
 @pytest.mark.slow
