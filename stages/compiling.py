@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.compilers import CannotCompile, check_compiler
+from stages.compilers import CannotCompile, check_compiler, whole_or_nothing
 
 Backend = Callable[..., Any]
 """What torch.compile hands graphs to."""
@@ -78,11 +78,12 @@ def compiled(
     """
     options: dict[str, Any] | None = None
     if backend == "inductor":
-        check_compiler()
+        compiler = whole_or_nothing(check_compiler())
         launched = graphs and any(parameter.is_cuda for parameter in net.parameters())
         if graphs and or_error and not launched:
             raise CannotCompile("CUDA graphs are launched on a GPU, and this net is on none; compile it without them")
         options = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": launched}
+        options["cpp.cxx"] = (None, compiler)
         if launched and or_error:  # a graph that is cut into parts would hide what is left out of them
             options |= {"triton.cudagraph_or_error": True, "graph_partition": False}
     compile_net: Any = torch.compile  # whose annotations know nothing of a limit

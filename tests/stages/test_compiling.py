@@ -12,7 +12,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stages.compilers import CannotCompile
+from stages.compilers import CannotCompile, check_compiler, whole_or_nothing
 from stages.compiling import Backend, compiled
 from stages.recomputing import recompute_from
 from stages.specs import StageSpec, TrainingSpec
@@ -86,6 +86,7 @@ def test_options_of_torch_are_what_they_are_called() -> None:
         "graph_partition",
         "fallback_random",
         "deterministic",
+        "cpp.cxx",
     ):
         assert option in config.get_config_copy()
 
@@ -206,6 +207,7 @@ def test_kernels_are_launched_as_one_on_a_gpu_where_that_is_asked_for(
         net = torch.nn.Linear(2, 2, device=device)
     compiled(net, graphs=asked, or_error=or_error)
     expected = {"fallback_random": True, "deterministic": True, "triton.cudagraphs": told[0]}
+    expected["cpp.cxx"] = (None, whole_or_nothing(check_compiler()))
     strict = {"triton.cudagraph_or_error": True, "graph_partition": False} if told[1] else {}
     assert seen["options"] == {**expected, **strict}
 
