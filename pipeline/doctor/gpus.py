@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.doctor.findings import Findings, Trouble
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 180.0  # seconds for one of these checks
 STEPS = 5  # timed, after as many that are not
-NET = {"kind": "unet", "channels": 64, "multipliers": [1, 2], "blocks": 1, "head_width": 32}
-DRAWN_STEPS = 8
-OF_STEPS = 1e-2  # of losses and gradient norms in so few steps, in float32
-ROUNDING = 1e-2  # of images in [-1, 1], in float32: a level of 256 is 0.008
 ELEMENTS = 1 << 24  # float32 values that are added up over NCCL: 64 MiB
 
 
@@ -50,39 +45,18 @@ def step_seconds(compiled: Asked, device: str = "cuda", batch: int = 32) -> dict
     """Seconds and peak bytes of the step that training runs, at 32 px in bf16."""
     import torch
 
-    started, loss = 0.0, math.nan
-    for done, seen in enumerate(_steps(compiled, device, {"batch_size": batch, "precision": "bf16"}), 1):
+    from pipeline.called_nets import graphs_named
+    from stages.checks.training import Steps, Way, stage_of
+
+    steps, started, loss = Steps.of(stage_of(), Way(device, compiled, "bf16"), batch), 0.0, math.nan
+    for done in range(1, 2 * STEPS + 1):
+        with graphs_named():
+            loss = float(steps.take()[0])
         _wait(device)
-        loss = seen[0]
         if done == STEPS:
             started = time.monotonic()
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     return {"seconds": (time.monotonic() - started) / STEPS, "peak": peak, "loss": loss, "batch": batch}
-
-
-def _steps(
-    compiled: Asked, device: str, training: dict[str, Any], dropout: float = 0.0
-) -> Iterator[tuple[float, float]]:
-    """Loss and gradient norm of twice ``STEPS`` training steps of a small net, on the same images."""
-    import torch
-
-    from pipeline.called_nets import called_net, graphs_named
-    from stages.specs import StageSpec, TrainingSpec
-    from stages.stage import Stage
-    from stages.training import Batch, TrainState, train_step
-
-    net = {**NET, "dropout": dropout}
-    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": net}))
-    asked = TrainingSpec.model_validate({"steps": 100, "learning_rate": 1e-3, "warmup": 0, **training})
-    state = TrainState.start(stage, asked, 0, device)
-    model = called_net(state.net, compiled)
-    places = torch.arange(asked.batch_size)
-    images = torch.rand(len(places), 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    batch = Batch(images.to(device), (places % 10).to(device), places)
-    for _ in range(2 * STEPS):
-        with graphs_named():
-            seen = train_step(stage, state, batch, model=model, training=asked, seed=0)
-        yield float(seen.loss), float(seen.gradient_norm)
 
 
 def check_training(dropout: float) -> str:
@@ -93,16 +67,16 @@ def check_training(dropout: float) -> str:
 
 def told_of_training(difference: float, dropout: float = 0.0) -> str:
     """A line about what ``trained_both_ways`` found. Raises Trouble where that is more than rounding."""
-    if not difference <= OF_STEPS:
+    from stages.checks.training import ROUNDING, STEPS
+
+    if not difference <= ROUNDING:
         raise Trouble(
             f"losses and gradient norms of a net {f'with dropout {dropout:g} ' if dropout else ''}that is launched as "
             f"CUDA graphs are off by up to "
             f"{difference:.3g} of themselves from those of the plain net; set resources.compile to true there, not to "
             "graphs, or try another torch"
         )
-    return (
-        f"losses and gradients of {2 * STEPS} steps are those of the plain net but for {difference:.1e} of themselves"
-    )
+    return f"losses and gradients of {STEPS} steps are those of the plain net but for {difference:.1e} of themselves"
 
 
 def trained_both_ways(dropout: float = 0.0, device: str = "cuda", micro_batch: int = 4) -> float:
@@ -110,18 +84,14 @@ def trained_both_ways(dropout: float = 0.0, device: str = "cuda", micro_batch: i
 
     There are three micro-batches, of which the last is the smaller one. Not a number where one of them is none.
     """
+    from pipeline.called_nets import graphs_named
     from pipeline.parts import settle
+    from stages.checks.training import Way, apart, stage_of
 
     settle({"threads": 1})
-    training = {"batch_size": 3 * micro_batch - 1, "micro_batch": micro_batch}
-    plain, launched = (list(_steps(compiled, device, training, dropout)) for compiled in (False, "graphs"))
-    pairs = zip(chain(*plain), chain(*launched), strict=True)
-    return worst([abs(theirs - ours) / ours for ours, theirs in pairs])
-
-
-def worst(differences: Sequence[float]) -> float:
-    """The largest, and no number where one is none: Python's ``max`` passes over those."""
-    return math.nan if any(math.isnan(one) for one in differences) else max(differences)
+    plain, graphs = (Way(device, compiled, micro_batch=micro_batch) for compiled in (False, "graphs"))
+    with graphs_named():
+        return apart(stage_of(dropout=dropout), graphs, plain, 3 * micro_batch - 1)
 
 
 def check_drawing() -> str:
@@ -131,47 +101,29 @@ def check_drawing() -> str:
 
 def told_of_drawing(found: Mapping[str, float]) -> str:
     """A line about what ``drawn_both_ways`` found. Raises Trouble where that is more than rounding."""
+    from stages.checks.drawing import ROUNDING, STEPS
+
     if not found["difference"] <= ROUNDING:
         raise Trouble(
             f"images in [-1, 1] of a compiled net are off by up to {found['difference']:.3g} from those of the plain "
             "one; leave resources.compiled_sampling false there, or try another torch"
         )
     return (
-        f"{1e3 * found['compiled']:.0f} ms a block of {found['block']} images in {DRAWN_STEPS} steps, "
+        f"{1e3 * found['compiled']:.0f} ms a block of {found['block']} images in {STEPS} steps, "
         f"{1e3 * found['plain']:.0f} ms without; off by up to {found['difference']:.1e}"
     )
 
 
 def drawn_both_ways(device: str = "cuda", block: int = 32) -> dict[str, float]:
     """Seconds that a second block takes, by a plain and a compiled net, and by how much the images differ at most."""
-    import torch
-
     from pipeline.parts import settle
-    from stages.cascade import TrainedStage, sample_stage
-    from stages.specs import StageSamplingSpec, StageSpec
-    from stages.stage import Stage
+    from stages.checks.drawing import drawn, largest
+    from stages.checks.training import stage_of
 
     settle({"threads": 1})
-    stage = Stage.build(StageSpec.model_validate({"name": "doctor", "size": 32, "classes": 10, "net": NET}))
-    net, generator = stage.build_net(seed=0), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in net.parameters():  # away from the zeros that a net begins with
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    net.to(device).eval().requires_grad_(False)
-    sampling = StageSamplingSpec.model_validate({"sampler": "ddim", "steps": DRAWN_STEPS, "guidance": 1.5})
-    labels, drawn, seconds = torch.arange(block, device=device) % 10, [], []
-    for compiled in (False, True):
-        trained = TrainedStage(stage, net, compiled)
-        for first in (0, block):
-            _wait(device)
-            started = time.monotonic()
-            indices = torch.arange(first, first + block, device=device)
-            images = sample_stage(trained, sampling, indices, labels, None, seed=0).images
-            _wait(device)
-        drawn.append(images.cpu())
-        seconds.append(time.monotonic() - started)
-    difference = float((drawn[1] - drawn[0]).abs().max())
-    return {"plain": seconds[0], "compiled": seconds[1], "difference": difference, "block": block}
+    plain, launched = (drawn(stage_of(), device, compiled=compiled, block=block) for compiled in (False, True))
+    difference = largest(launched, plain)
+    return {"plain": plain.seconds, "compiled": launched.seconds, "difference": difference, "block": block}
 
 
 def check_halves() -> str:
