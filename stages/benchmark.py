@@ -59,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-precision", nargs="+", choices=PRECISIONS, default=["f32"])
     compiling = "torch.compile nets, ours and theirs; graphs: as CUDA graphs too, of theirs what torch makes of them"
     parser.add_argument("--compile", nargs="?", const=True, default=False, choices=["graphs"], help=compiling)
+    parser.add_argument("--peers-eager", action="store_true", help="--compile is about ours alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
 
@@ -70,7 +71,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     batch = chosen.batch or (case.gpu_batch if device.type == "cuda" else case.batch)
     work = Work(case.stage.size, case.stage.low_res_size, case.stage.classes, batch, device)
     peers = [  # first: what is asked for may not be had
-        peer(name, work, case.stage.net, precision, compiled=chosen.compile)
+        peer(name, work, case.stage.net, precision, compiled=not chosen.peers_eager and chosen.compile)
         for name, precision in product(chosen.against, chosen.peer_precision)
     ]
     ours = [rayfall(work, case.stage, precision, compiled=chosen.compile) for precision in chosen.precision]
