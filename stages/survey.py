@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _names(device: str) -> str:
-    return f"{', '.join(part.name for part in PARTS[device])} for a {device}"
+    return f"{', '.join(part.name for part in PARTS[device])} on {device}"
 
 
 def _do(part: Part, chosen: argparse.Namespace, end: float) -> str:
@@ -124,6 +124,7 @@ def _do(part: Part, chosen: argparse.Namespace, end: float) -> str:
     log = chosen.folder / f"{part.name}.log"
     for sized in _sizes(part, chosen):
         command = [sys.executable, "-m", part.module, *arguments, *common, *sized]
+        _unfinished(figures).unlink(missing_ok=True)
         if not _run(command, log, end - time.monotonic()):
             return "no time was left for it"
         if _unfinished(figures).is_file():  # checks that failed are told, too
@@ -202,5 +203,11 @@ def _row(part: str, own: str, figures: Mapping[str, Any]) -> list[str]:
     return [*row, "" if memory is None else f"{memory / 1e6:,.0f}"]
 
 
+def command() -> int:
+    """``main``, which ends what it started when this process is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,6 +35,14 @@ helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]
 print(helper.pid, flush=True)
 time.sleep(600)
 """
+
+SURVEYS = """
+import sys
+from stages import survey
+survey.PARTS["cpu"] = (survey.Part("endless", "endless"),)
+sys.exit(survey.command())
+"""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -81,12 +92,29 @@ def test_what_has_no_time_left_is_ended_with_all_it_started(
     assert survey.main([str(tmp_path / "out"), "--device", "cpu", "--minutes", "0.05"]) == 1
     assert capsys.readouterr().out.count("no time was left for it") == 4, "as it came, and in the table"
     helper = int((tmp_path / "out" / "endless.log").read_text().splitlines()[-1])
-    for _ in range(100):
-        if not _lives(helper):
-            break
-        time.sleep(0.05)
-    assert not _lives(helper)
+    assert _ended(helper)
     assert not (tmp_path / "out" / "after.log").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_survey_that_is_told_to_end_ends_what_it_started(
+    sent: signal.Signals, stand_ins: None, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SURVEYS, str(tmp_path / "out"), "--device", "cpu"]
+    process, log = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL), tmp_path / "out" / "endless.log"
+    for _ in range(600):
+        if log.exists() and log.read_text().count("\n") == 2:
+            break
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(sent)
+    process.wait(10)
+    assert _ended(int(log.read_text().splitlines()[-1]))
+
+
+def _ended(process: int) -> bool:
+    """Whether it has, or does within five seconds."""
+    return any(not _lives(process) or time.sleep(0.05) for _ in range(100))
 
 
 def _lives(process: int) -> bool:
@@ -115,5 +143,5 @@ def test_checks_that_failed_are_made_again(
 
 def test_parts_that_are_not_known_are_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert survey.main([str(tmp_path / "out"), "--device", "cpu", "--only", "demo", "fast", "slow"]) == 2
-    assert capsys.readouterr().err == "--only fast slow: there are checks, small, demo, adm64 for a cpu\n"
+    assert capsys.readouterr().err == "--only fast slow: there are checks, small, demo, adm64 on cpu\n"
     assert not (tmp_path / "out").exists()
