@@ -309,7 +309,8 @@ def test_all_of_it_is_recorded_under_one_parent(outcome: Outcome, collected: Rep
     from pipeline.recording.experiment import ExperimentRuns
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    made = ExperimentRuns.open(outcome.experiment, uri, outcome.experiment.names)
+    stored = outcome.experiment.model_copy(update={"store": str(tmp_path / "store")})  # not where the tests are started
+    made = ExperimentRuns.open(stored, uri, stored.names)
     made.record_report(collected, "<p>report</p>", made.record(outcome))
     parent, client = made.parent, MlflowClient(tracking_uri=made.tracking.uri)
     opened = client.get_run(parent).info.experiment_id
