@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ ENVIRONMENT = {
     "RAY_usage_stats_enabled": "0",
     **HUGE_PAGES,
 }
+# Bytes. A socket's name has 107 at most, and Python adds "/pymp-" and "/listener-", each with eight characters.
+LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
 # What begins so is of the processes that do the work.
 OF_WORKERS = ("AWS_", "GLIBC_", "RAY_ACCEL_", "RAY_CHDIR_", "RAY_TRAIN_")
 
@@ -39,7 +42,7 @@ OF_WORKERS = ("AWS_", "GLIBC_", "RAY_ACCEL_", "RAY_CHDIR_", "RAY_TRAIN_")
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
     """Join the cluster at ``address``, or start one here and end it afterwards. A running connection is used as it is.
-    Raises UserError when there is no cluster at ``address``.
+    Raises UserError when there is no cluster at ``address``, or none can be started.
 
     The dashboard is always on: without it Ray Train cannot clean up after a stopped run, and later runs hang.
     """
@@ -52,6 +55,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
+        require_room_for_sockets()
         # One machine is not taken away with notice: three processes less per training run.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # "local": without it Ray would join whatever cluster somebody else left running on this machine.
@@ -63,6 +67,17 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def require_room_for_sockets() -> None:
+    """UserError where the temporary folder has so long a name that Ray's dashboard would wait for minutes and fail:
+    Python puts sockets there for the processes of its own that the dashboard starts."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > LONGEST_TEMPORARY:
+        raise UserError(
+            f"the temporary folder {folder} has {len(os.fsencode(folder))} bytes in its name, and Ray needs sockets in "
+            f"it, for which {LONGEST_TEMPORARY} are the most; set TMPDIR to a shorter one, such as /tmp"
+        )
 
 
 def _join(address: str, absent: Mapping[str, str], options: dict[str, Any]) -> None:

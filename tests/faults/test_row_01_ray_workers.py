@@ -191,16 +191,19 @@ def test_killed_workers_of_ray_train_end_in_the_same_bits(
 def test_a_group_of_workers_keeps_all_in_a_bucket(
     tiny: Any, s3_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure: Any
 ) -> None:
-    """Row 21: what Ray uploads by pyarrow arrives."""
+    """Row 21: what Ray uploads by pyarrow arrives: a pointer to what is written when the next commit is begun, which
+    none is when the first one is, and one to the last."""
     monkeypatch.setenv(COPIES, str(tmp_path / "copies"))
     store, log = f"s3://{s3_store.bucket()}/store", tmp_path / "log"
     with running_driver(log) as driver:
-        driver.begin(tiny.settings(tmp_path, steps=6, log_every=3, storage=store), tmp_path / "ledger")
+        driver.begin(tiny.settings(tmp_path, steps=9, log_every=3, storage=store), tmp_path / "ledger")
         assert driver.end() == 1, log.read_text()
-    assert [step for step, _ in tiny.commits(store)] == [3, 6]
-    pointers = [name for name, size in open_store(f"{store}/ray-train").names() if size and "pointer" in name]
+    assert [step for step, _ in tiny.commits(store)] == [3, 6, 9]
+    ray_train = open_store(f"{store}/ray-train")
+    pointers = sorted(name for name, size in ray_train.names() if size and "pointer" in name)
     assert len(pointers) == 2
-    record_figure(21, "results and Ray's own files in a bucket, two workers", "2 of 2 commits and 2 pointers arrive")
+    assert json.loads(ray_train.read(pointers[-1]))["folder"].startswith("step-00000009")
+    record_figure(21, "results and Ray's own files in a bucket, two workers", "3 of 3 commits and 2 pointers arrive")
 
 
 @pytest.mark.s3

@@ -178,7 +178,8 @@ def test_no_canary_is_left_by_a_run_on_ray(tmp_path: Path, record_figure: Any) -
     try:
         with mlflow_server(tmp_path) as port:
             uri = f"tracking.uri=http://me:canaryPassword@127.0.0.1:{port}"
-            how = {"RAY_TMPDIR": str(session), "MLFLOW_TRACKING_TOKEN": ""}
+            (session / "temporary").mkdir()
+            how = {"RAY_TMPDIR": str(session), "TMPDIR": str(session / "temporary"), "MLFLOW_TRACKING_TOKEN": ""}
             assert canaries.rayfall("", "run", uri, **how) == 0, (tmp_path / "stderr-1").read_text()
             workers = ("resources.workers=2", "stages.base.training.batch_size=16")
             assert canaries.rayfall("", "train", uri, *workers, **how) == 0, (tmp_path / "stderr-2").read_text()
