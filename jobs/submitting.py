@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.submission.submit import Submission
 
 START = 90.0  # seconds in which a job that was sent should have said its first word
+RAYS_LINE = "Running entrypoint for job "
 STOP = 75.0  # seconds in which a job that was told to stop should have ended
 
 
@@ -119,8 +120,10 @@ def _tell_start(end: Ending, client: Client, job: Job) -> None:
 
 
 def last_words(log: str) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    """The last line of a job's log that says something. Ray's own first line may come behind what a job says at once:
+    it is written when Ray lets go of the file."""
+    said = (line.strip() for line in reversed(log.splitlines()) if not line.startswith(RAYS_LINE))
+    return next((line for line in said if line), "")
 
 
 def _how(client: Client, job: Job, command: str, option: str = "") -> str:
