@@ -1,8 +1,9 @@
 """``python -m stages.survey FOLDER``: is it right, and how fast is it? All that there is to ask about one device.
 
 Checks come first (``stages.check``), then nets of all sizes beside each other's limits and beside another library
-(``stages.benchmark``), each in a process of its own. The folder gets a log and the figures of every part; what it has
-already is not done again, so a survey that was ended goes on. The last thing printed is one short table.
+(``stages.benchmark``), each in a process of its own. The folder gets a log and the figures of every part; what was
+asked in the same way before is not done again, so a survey that was ended goes on. The last thing printed is one short
+table.
 """
 
 from __future__ import annotations
@@ -90,11 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--only {' '.join(sorted(unknown))}: there are {_names(chosen.device)}", file=sys.stderr)
         return 2
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    end, came = time.monotonic() + 60.0 * chosen.minutes, {}
+    end, came, rows = time.monotonic() + 60.0 * chosen.minutes, [], []
     for part in parts:
-        came[part.name] = _do(part, chosen, end)
-        print(f"{part.name}: {came[part.name]}", flush=True)
-    rows = [row for part in parts for row in _rows(part.name, chosen.folder / f"{part.name}.json", came[part.name])]
+        ways = _ways(part, chosen)
+        came.append(_do(part.name, ways, chosen.folder, end))
+        print(f"{part.name}: {came[-1]}", flush=True)
+        rows += _rows(part.name, _found(chosen.folder / f"{part.name}.json", ways), came[-1])
     heads = [
         "part",
         "batch",
@@ -107,45 +109,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "MB",
     ]
     print_table("Of peak: FLOP/s; theirs: time of ours over theirs, below 1 is faster", rows, heads)
-    return 0 if all(one in (DONE, KEPT) for one in came.values()) else 1
+    return 0 if all(one in (DONE, KEPT) for one in came) else 1
 
 
 def _names(device: str) -> str:
     return f"{', '.join(part.name for part in PARTS[device])} on {device}"
 
 
-def _do(part: Part, chosen: argparse.Namespace, end: float) -> str:
-    """What came of a part: ``DONE``, ``KEPT`` or why it is neither."""
-    figures = chosen.folder / f"{part.name}.json"
-    if figures.is_file() and not _failed(figures):
-        return KEPT
+def _ways(part: Part, chosen: argparse.Namespace) -> list[list[str]]:
+    """What to ask a part for, one after the other while memory does not suffice."""
     arguments = [one for one in part.arguments if not (chosen.alone and one in AGAINST)]
-    common = ["--device", chosen.device, "--json", str(_unfinished(figures))]
-    log = chosen.folder / f"{part.name}.log"
-    for sized in _sizes(part, chosen):
-        command = [sys.executable, "-m", part.module, *arguments, *common, *sized]
-        _unfinished(figures).unlink(missing_ok=True)
-        if not _run(command, log, end - time.monotonic()):
+    return [[part.module, *arguments, "--device", chosen.device, *sized] for sized in _sizes(part, chosen)]
+
+
+def _do(name: str, ways: Sequence[list[str]], folder: Path, end: float) -> str:
+    """What came of a part: ``DONE``, ``KEPT`` or why it is neither."""
+    figures, log = folder / f"{name}.json", folder / f"{name}.log"
+    before = _found(figures, ways)
+    if before is not None and not _failed(before):
+        return KEPT
+    for way in ways:
+        unfinished = figures.with_suffix(".unfinished")
+        unfinished.unlink(missing_ok=True)
+        if not _run([sys.executable, "-m", *way, "--json", str(unfinished)], log, end - time.monotonic()):
             return "no time was left for it"
-        if _unfinished(figures).is_file():  # checks that failed are told, too
-            _unfinished(figures).rename(figures)
-            return f"failed, see {log}" if _failed(figures) else DONE
+        if unfinished.is_file():  # checks that failed are told, too
+            found = json.loads(unfinished.read_text())
+            unfinished.write_text(json.dumps({"asked": way, **found}, indent=1))
+            unfinished.rename(figures)
+            return f"failed, see {log}" if _failed(found) else DONE
         if NO_MEMORY not in log.read_text():
             return f"failed, see {log}"
     return f"did not fit with {LEAST_BATCH} images, see {log}"
 
 
-def _failed(figures: Path) -> bool:
+def _found(figures: Path, ways: Sequence[list[str]]) -> dict[str, Any] | None:
+    """What a part found that was asked in one of these ways: not on another device, nor without what is beside it."""
+    if not figures.is_file():
+        return None
+    found: dict[str, Any] = json.loads(figures.read_text())
+    return found if found.get("asked") in ways else None
+
+
+def _failed(found: Mapping[str, Any]) -> bool:
     """Whether these are of checks one of which failed: to be made once more, when asked again."""
-    return any(not one["ok"] for one in json.loads(figures.read_text()).get("findings", ()))
-
-
-def _unfinished(figures: Path) -> Path:
-    return figures.with_suffix(".unfinished")
+    return any(not one["ok"] for one in found.get("findings", ()))
 
 
 def _sizes(part: Part, chosen: argparse.Namespace) -> list[list[str]]:
-    """Options that a measurement is tried with, one after the other while memory does not suffice."""
+    """Options that a measurement is tried with in turns."""
     if part.net is None:
         return [[]]
     case, repeats = CASES[part.net], ["--repeats", str(chosen.repeats)]
@@ -176,11 +188,10 @@ def _run(command: Sequence[str], log: Path, seconds: float) -> bool:
     return True
 
 
-def _rows(name: str, path: Path, came: str) -> list[list[str]]:
+def _rows(name: str, figures: Mapping[str, Any] | None, came: str) -> list[list[str]]:
     """Lines of the table about what a part found; one that says why there is nothing."""
-    if not path.is_file():
+    if figures is None:
         return [[name, came, *[""] * 7]]
-    figures: dict[str, Any] = json.loads(path.read_text())
     if "findings" in figures:
         fine = sum(one["ok"] for one in figures["findings"])
         return [[name, f"{fine} of {len(figures['findings'])} fine", *[""] * 7]]

@@ -28,6 +28,15 @@ figures["ratios"] = {"rayfall bf16 / diffusers bf16": {"train": [0.5, 0.4, 0.6],
 figures["peak_bytes"] = {"rayfall bf16": 3_000_000_000}
 pathlib.Path(told["--json"]).write_text(json.dumps(figures))
 """
+# One that finds one thing more every time.
+COUNTS = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--json") + 1])
+count = out.with_name("count")
+findings = [{"ok": True}, *(json.loads(count.read_text()) if count.exists() else [])]
+count.write_text(json.dumps(findings))
+out.write_text(json.dumps({"findings": findings}))
+"""
 # One that never ends, with a helper, as torch's compiler has.
 ENDLESS = """
 import pathlib, subprocess, sys, time
@@ -127,9 +136,9 @@ def _lives(process: int) -> bool:
 def test_checks_that_failed_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = '{"findings": [{"ok": true}, {"ok": OK}]}'
+    found = '{"findings": [{"ok": true}, {"ok": false}]}'
     written = "import sys, pathlib; pathlib.Path(sys.argv[sys.argv.index('--json') + 1]).write_text(OUT); sys.exit(1)"
-    (tmp_path / "wrong.py").write_text(written.replace("OUT", repr(found.replace("OK", "false"))))
+    (tmp_path / "wrong.py").write_text(written.replace("OUT", repr(found)))
     monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
     monkeypatch.setitem(PARTS, "cpu", (Part("checks", "wrong"),))
     for _ in range(2):
@@ -137,8 +146,24 @@ def test_checks_that_failed_are_made_again(
         told = capsys.readouterr().out
         assert f"checks: failed, see {tmp_path / 'checks.log'}" in told
         assert "1 of 2 fine" in told
-    (tmp_path / "checks.json").write_text(found.replace("OK", "true"))
+    figures = tmp_path / "checks.json"
+    figures.write_text(figures.read_text().replace("false", "true"))
     assert survey.main([str(tmp_path), "--device", "cpu"]) == 0
+
+
+def test_what_was_asked_in_another_way_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "counts.py").write_text(COUNTS)
+    monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(PARTS, device, (Part("checks", "counts", ("--against", "diffusers")),))
+    asked = [str(tmp_path), "--device", "cpu"]
+    for others, count in ([], 1), ([], 1), (["--device", "cuda"], 2), (["--device", "cuda", "--alone"], 3):
+        assert survey.main([*asked, *others]) == 0
+        assert f"{count} of {count} fine" in capsys.readouterr().out
+    assert survey.main([*asked, "--minutes", "0"]) == 1
+    assert "fine" not in capsys.readouterr().out, "what there is was asked in another way"
 
 
 def test_parts_that_are_not_known_are_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
