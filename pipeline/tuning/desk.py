@@ -151,7 +151,10 @@ class Desk:
         """A trial that failed and may be tried once more, when all others have begun."""
         if self._todo:
             return None
-        failed = [entry for entry in self._known() if entry.state == "failed" and not entry.ended]
+        # The journal knows that a trial failed before whoever runs it says that it is over.
+        failed = [
+            one for one in self._known() if one.state == "failed" and not one.ended and one.key not in self.running
+        ]
         return self._free([self._waiting(entry.key, Proposal(dict(entry.settings))) for entry in failed])
 
     def _begin(self, one: Waiting) -> str:

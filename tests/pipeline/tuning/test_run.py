@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pipeline.commits import CommitLog
-from pipeline.dag import stored
+from pipeline.dag import Node, stored
 from pipeline.events import Silence
 from pipeline.execution import execute
 from pipeline.experiment import load_experiment
@@ -29,7 +29,7 @@ from pipeline.nodes import Nodes
 from pipeline.search.budget import Ledger
 from pipeline.search.proposals import drawn_of, with_drawn_lists
 from pipeline.search.spec import SearchSpec
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 from pipeline.tuning.desk import Desk
 from pipeline.tuning.log import TrialEntry, TrialLog
 from pipeline.tuning.looks import METRIC, STEP, Looks
@@ -91,7 +91,11 @@ def desk_of(experiment: Experiment) -> Desk:
 
 def base_is_trained(experiment: Experiment) -> None:
     """What all trials share is stored before they run; here it need not be more than known to be there."""
-    node, storage = Nodes(experiment, trial=True).train("base"), open_storage(experiment.store)
+    is_done(Nodes(experiment, trial=True).train("base"), open_storage(experiment.store))
+
+
+def is_done(node: Node, storage: Storage) -> None:
+    """Store a node's result where there is none yet; nothing reads it."""
     if stored(node, storage) is None:
         commits = CommitLog(storage, node.key, owner="test", clock=time.time)
         commits.begin()
@@ -282,6 +286,18 @@ def test_what_failed_is_tried_once_more_when_all_others_have_begun(tmp_path: Pat
     assert desk.next() is None, "twice is in vain"
     assert desk.over
     assert [entry.state for entry in desk.entries()] == ["finished", "finished", "finished", "failed"]
+
+
+def test_what_failed_is_not_tried_again_before_it_is_over(tmp_path: Path) -> None:
+    """Its end is in the journal before Tune hears of it: begun once more then, it would end twice."""
+    desk = desk_of(load(tmp_path, RATES))
+    keys = [str(desk.next()) for _ in range(4)]
+    for training in desk.running[keys[1]].trainings:  # what comes after them failed
+        is_done(training, desk.log.storage)
+    desk.log.end(keys[1], "failed", {"settings": settings_of(desk, keys[1]), "cost_hours": 0.0})
+    assert desk.next() is None
+    desk.ended(keys[1])
+    assert desk.next() == keys[1]
 
 
 def test_a_trial_waits_while_another_is_at_its_training(tmp_path: Path) -> None:
